@@ -22,6 +22,7 @@ help: ## Print this text
 	@echo '  ARGS="..." is passed on by demo, test and bench; PYTHON=... names the interpreter.'
 
 setup: $(VENV)/.kernels ## Make .venv from the locks and compile the kernels (about a minute, once)
+	@:
 
 demo: setup ## Run real data end to end and write the report
 	@$(BIN)/riffle demo $(ARGS)
