@@ -1,0 +1,1 @@
+"""Riffle's operators: the declaration of features and the engine that computes them."""

@@ -1,0 +1,139 @@
+"""What flows: batches of rows as columns, never single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A column of strings: a code per row into a list of distinct names."""
+
+    codes: npt.NDArray[np.int32]
+    names: tuple[str, ...]
+
+    def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> Labels:
+        """The labels of some rows, by mask or index."""
+        return Labels(self.codes[rows], self.names)
+
+    def strings(self) -> list[str]:
+        """The string of each row."""
+        return [self.names[code] for code in self.codes]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """A column of lists: the samples of row ``i`` are ``flat[start[i]:start[i] + length[i]]``."""
+
+    flat: Float64s
+    start: Int64s
+    length: Int64s
+
+    def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> Samples:
+        """The lists of some rows; the samples themselves are shared."""
+        return Samples(self.flat, self.start[rows], self.length[rows])
+
+
+Values = Float64s | Int64s | Samples
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one stream from one partition, in reading order.
+
+    Attributes:
+        stream: the stream's name.
+        partition: where they come from: a file, a topic's partition.
+        clock_ns: the partition's clock: the arrival of its read position. Rows still to be read
+            have arrived no earlier.
+        keys: the entity of each row.
+        series: the series of each row, for a stream that has them.
+        ts_ns: event times, ns since the epoch, UTC.
+        arrival_ns: arrival times; None for a stream without, whose rows are never late.
+        columns: numbers as float64 (NaN for null), ids as int64, samples as lists.
+        end: whether the partition ends here.
+    """
+
+    stream: str
+    partition: str
+    clock_ns: int
+    keys: Labels
+    ts_ns: Int64s
+    columns: Mapping[str, Values] = field(default_factory=dict)
+    series: Labels | None = None
+    arrival_ns: Int64s | None = None
+    end: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    def take(self, rows: npt.NDArray[np.bool_] | Int64s) -> Batch:
+        """The batch with only some rows, by mask or index."""
+        columns = {
+            name: values.take(rows) if isinstance(values, Samples) else values[rows]
+            for name, values in self.columns.items()
+        }
+        return replace(
+            self,
+            keys=self.keys.take(rows),
+            series=self.series.take(rows) if self.series else None,
+            ts_ns=self.ts_ns[rows],
+            arrival_ns=self.arrival_ns[rows] if self.arrival_ns is not None else None,
+            columns=columns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Vectors of one feature set.
+
+    Attributes:
+        keys, series: the entity, and its series if the set has them.
+        ts_ns: the instant as of which each is true.
+        features: float64 per feature; NaN is null; flags are 0 and 1.
+        quality: bit ``i`` is the set's ``i``-th quality flag.
+        coverage: share of the expected rows that are there.
+        known_at_ns: greatest arrival of the rows seen.
+        n_rows: number of rows seen.
+        final: whether they will never change.
+    """
+
+    keys: Labels
+    series: Labels | None
+    ts_ns: Int64s
+    features: Mapping[str, Float64s]
+    quality: Int64s
+    coverage: Float64s
+    known_at_ns: Int64s
+    n_rows: Int64s
+    final: bool = True
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    def take(self, rows: Int64s) -> Vectors:
+        """Some of the vectors, by index."""
+        return replace(
+            self,
+            keys=self.keys.take(rows),
+            series=self.series.take(rows) if self.series else None,
+            ts_ns=self.ts_ns[rows],
+            features={name: values[rows] for name, values in self.features.items()},
+            quality=self.quality[rows],
+            coverage=self.coverage[rows],
+            known_at_ns=self.known_at_ns[rows],
+            n_rows=self.n_rows[rows],
+        )
+
+
+NO_CLOCK_NS = -(2**62)
+"""Clock of a partition that has not been heard of."""
+END_CLOCK_NS = 2**62
+"""Beyond every instant."""

@@ -1,0 +1,151 @@
+"""Functions of the values of one row: how they are computed, shown, and what their units are.
+
+Values are float64 with NaN for null; flags are 0.0, 1.0 or NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.units import ONE, Unit
+
+Array = npt.NDArray[np.float64]
+UnitRule = Callable[[str, Sequence[Unit | None]], Unit]
+
+
+@dataclass(frozen=True, slots=True)
+class Elementwise:
+    """One function of the values of a row."""
+
+    name: str
+    compute: Callable[..., Array]
+    unit: UnitRule
+    spelling: str
+    kind: str = ""
+    """Kind of the result; empty for that of the last operands."""
+    takes_flags: bool = False
+    scale: str = "4 ulp of the operands"
+    nulls: str = "null where an operand is null or the result is not finite"
+
+    def show(self, *operands: str) -> str:
+        """The function applied to formulas."""
+        return self.spelling.format(*operands)
+
+
+def _finite(compute: Callable[..., Array]) -> Callable[..., Array]:
+    def computed(*operands: Array) -> Array:
+        with np.errstate(all="ignore"):
+            result = compute(*operands)
+            result[~np.isfinite(result)] = np.nan
+            return result
+
+    return computed
+
+
+def _compare(compare: Callable[[Array, Array], Any]) -> Callable[..., Array]:
+    def compared(a: Array, b: Array) -> Array:
+        result = compare(a, b).astype(np.float64)
+        result[np.isnan(a) | np.isnan(b)] = np.nan
+        return result
+
+    return compared
+
+
+def _and(a: Array, b: Array) -> Array:
+    result = np.where(np.isnan(a) | np.isnan(b), np.nan, 1.0)
+    result[(a == 0.0) | (b == 0.0)] = 0.0
+    return result
+
+
+def _or(a: Array, b: Array) -> Array:
+    result = np.where(np.isnan(a) | np.isnan(b), np.nan, 0.0)
+    result[(a == 1.0) | (b == 1.0)] = 1.0
+    return result
+
+
+def _when(condition: Array, value: Array, other: Array) -> Array:
+    return np.where(np.isnan(condition), np.nan, np.where(condition != 0.0, value, other))
+
+
+def _equal_units(where: str, units: Sequence[Unit | None]) -> Unit:
+    """All operands have one unit; constants take it on."""
+    known = [unit for unit in units if unit is not None]
+    if any(unit != known[0] for unit in known):
+        msg = f"{where}: operands must have one unit, got {' and '.join(map(str, known))}"
+        raise TypeError(msg)
+    return known[0] if known else ONE
+
+
+def _no_unit(where: str, units: Sequence[Unit | None]) -> Unit:
+    _equal_units(where, units)
+    return ONE
+
+
+def _dimensionless(where: str, units: Sequence[Unit | None]) -> Unit:
+    for unit in units:
+        if unit not in (None, ONE):
+            msg = f"{where}: the operand must have no unit (divide by a reference first), got {unit}"
+            raise TypeError(msg)
+    return ONE
+
+
+def _product(where: str, units: Sequence[Unit | None]) -> Unit:
+    return (units[0] or ONE) * (units[1] or ONE)
+
+
+def _quotient(where: str, units: Sequence[Unit | None]) -> Unit:
+    return (units[0] or ONE) / (units[1] or ONE)
+
+
+def _chosen(where: str, units: Sequence[Unit | None]) -> Unit:
+    return _equal_units(where, units[1:])
+
+
+def _root(where: str, units: Sequence[Unit | None]) -> Unit:
+    return (units[0] or ONE).root(2)
+
+
+def _flag(name: str, compare: Callable[[Array, Array], Any]) -> Elementwise:
+    return Elementwise(
+        name, _compare(compare), _no_unit, f"({{}} {name} {{}})", kind="flag", scale="exact",
+        nulls="null where an operand is null",
+    )  # fmt: skip
+
+
+_TABLE = (
+    Elementwise("+", _finite(np.add), _equal_units, "({} + {})", kind="number"),
+    Elementwise("-", _finite(np.subtract), _equal_units, "({} - {})", kind="number"),
+    Elementwise("*", _finite(np.multiply), _product, "{} * {}", kind="number"),
+    Elementwise("/", _finite(np.divide), _quotient, "{} / {}", kind="number"),
+    Elementwise("negative", _finite(np.negative), _equal_units, "-{}", kind="number"),
+    Elementwise("abs", _finite(np.abs), _equal_units, "abs({})", kind="number"),
+    Elementwise("log", _finite(np.log), _dimensionless, "log({})", kind="number"),
+    Elementwise("exp", _finite(np.exp), _dimensionless, "exp({})", kind="number"),
+    Elementwise("sqrt", _finite(np.sqrt), _root, "sqrt({})", kind="number"),
+    Elementwise("min_of", np.minimum, _equal_units, "min({}, {})", scale="exact"),
+    Elementwise("max_of", np.maximum, _equal_units, "max({}, {})", scale="exact"),
+    _flag("<", np.less),
+    _flag("<=", np.less_equal),
+    _flag(">", np.greater),
+    _flag(">=", np.greater_equal),
+    _flag("==", np.equal),
+    _flag("!=", np.not_equal),
+    Elementwise("&", _and, _no_unit, "({} & {})", "flag", takes_flags=True, scale="exact",
+                nulls="Kleene: false where either is false, else null where either is null"),
+    Elementwise("|", _or, _no_unit, "({} | {})", "flag", takes_flags=True, scale="exact",
+                nulls="Kleene: true where either is true, else null where either is null"),
+    Elementwise("not", lambda a: 1.0 - a, _no_unit, "~{}", "flag", takes_flags=True, scale="exact"),
+    Elementwise("is_null", lambda a: np.isnan(a).astype(np.float64), _no_unit, "is_null({})",
+                "flag", scale="exact", nulls="never null"),
+    Elementwise("fill_null", lambda a, b: np.where(np.isnan(a), b, a), _equal_units,
+                "fill_null({}, {})", scale="exact", nulls="null where both are null"),
+    Elementwise("when", _when, _chosen, "when({}).then({}).otherwise({})", scale="exact",
+                nulls="null where the condition or the chosen value is null"),
+)  # fmt: skip
+
+FUNCTIONS = {function.name: function for function in _TABLE}

@@ -1,0 +1,294 @@
+"""The incremental engine: a plain object that takes batches and clocks and gives vectors.
+
+Rows wait in a pending tail until the clock has passed their time by the allowed delay; then they are
+settled: applied in their order, once and for good. What is emitted for a clock depends on the rows
+alone, not on how they were cut into batches, spread over partitions, or interleaved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from operators.account import Account, Fate
+from operators.batch import END_CLOCK_NS, NO_CLOCK_NS, Batch, Int64s, Labels, Vectors
+from operators.blocks import BlockMaker
+from operators.history import RunTable
+from operators.kernels import ordering
+from operators.pending import Pending, Rows, ordered
+from operators.plan import Plan
+from operators.scope import Block, Links, Scope
+
+PartitionId = tuple[str, str]
+"""A stream and one of its partitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Rows that were not applied, and why, for the late or the dead-letter stream."""
+
+    fate: Fate
+    batch: Batch
+    reason: str
+
+
+@dataclass(slots=True)
+class Output:
+    """What one batch brought about."""
+
+    vectors: Vectors | None = None
+    refused: list[Refused] = field(default_factory=list)
+
+
+class Engine:
+    """One feature set over the runs that come its way.
+
+    Args:
+        plan: the compiled declaration.
+        partitions: all partitions of all input streams; the clock is the least of theirs.
+        end_clocks_ns: greatest clock per stream over the whole bounded input, where this engine
+            sees only a part of it; decides which hop windows are complete at its end.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        partitions: Iterable[PartitionId],
+        end_clocks_ns: Mapping[str, int] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.set = plan.feature_set
+        self.clocks = dict.fromkeys(partitions, NO_CLOCK_NS)
+        self.ended: set[PartitionId] = set()
+        self.end_clocks_ns = dict(end_clocks_ns or {})
+        self.settled_ns = NO_CLOCK_NS
+        self.hops_until_ns = NO_CLOCK_NS
+        self.account = Account(list(self.clocks))
+        ttl_ns = self.set.ttl_ns
+        self.tables = [
+            RunTable(list(d.stored), d.keep_rows, d.keep_span_ns, ttl_ns) for d in plan.domains
+        ]
+        self.blocks = BlockMaker(plan, self.tables)
+        self.links = Links(
+            self.tables, self.blocks.same_runs, [domain.by_series for domain in plan.domains]
+        )
+        self.pending = {name: Pending() for name in plan.streams}
+        self.streams = {s.name: s for s in self.set.streams}
+        missing = [s for s in self.streams if all(name != s for name, _ in self.clocks)]
+        if missing:
+            msg = f"feature set `{self.set.name}`: each input stream needs a partition, got none for {missing}"
+            raise ValueError(msg)
+
+    # -- rows in ----------------------------------------------------------------------------
+
+    def process(self, batch: Batch) -> Output:
+        """Takes a batch and its partition's clock, and gives what has become final.
+
+        Raises:
+            KeyError: for a partition that was not declared.
+        """
+        source = (batch.stream, batch.partition)
+        if source not in self.clocks:
+            msg = f"partition {source}: must be one of those declared at start, {sorted(self.clocks)}"
+            raise KeyError(msg)
+        output = Output()
+        if len(batch):
+            self._take(batch, output)
+        self.clocks[source] = max(self.clocks[source], batch.clock_ns)
+        if batch.end:
+            self.ended.add(source)
+        else:
+            self.ended.discard(source)
+        self._advance(output)
+        return output
+
+    def _take(self, batch: Batch, output: Output) -> None:
+        """Sorts a batch's rows into pending ones and refused ones."""
+        stream = self.streams[batch.stream]
+        part = self.account.number[batch.stream, batch.partition]
+        self.account.add(part, Fate.IN, len(batch))
+        if batch.arrival_ns is not None:
+            self.account.has_arrival[batch.stream] = True
+            late = batch.arrival_ns - batch.ts_ns > stream.max_delay_ns
+            if late.any():
+                reason = f"arrived more than {stream.max_delay_ns} ns after its time"
+                self._refuse(output, Fate.LATE, batch.take(late), reason, part)
+                batch = batch.take(~late)
+        if not len(batch):
+            return
+        table = self.tables[self.plan.streams[batch.stream]]
+        run = self._runs(batch, table)
+        if (run < 0).any():
+            reason = f"more than {self.set.max_entities} keys"
+            self._refuse(output, Fate.DEAD, batch.take(run < 0), reason, part)
+            batch, run = batch.take(run >= 0), run[run >= 0]
+        passed = batch.ts_ns <= np.maximum(table.last_ns[run], self.settled_ns)
+        if passed.any():
+            reason = "its instant was settled by an end of input"
+            self._refuse(output, Fate.REPAIR, batch.take(passed), reason, part)
+            batch, run = batch.take(~passed), run[~passed]
+        rows = Rows(
+            run,
+            np.full(len(batch), part, np.int64),
+            batch.ts_ns,
+            batch.ts_ns if batch.arrival_ns is None else batch.arrival_ns,
+            dict(batch.columns),
+        )
+        self.pending[batch.stream].add(rows)
+
+    def _refuse(self, output: Output, fate: Fate, rows: Batch, reason: str, part: int) -> None:
+        self.account.add(part, fate, len(rows))
+        output.refused.append(Refused(fate, rows, reason))
+
+    def _runs(self, batch: Batch, table: RunTable) -> Int64s:
+        """The run of each row; -1 beyond the cap on keys."""
+        series = batch.series or Labels(np.zeros(len(batch), np.int32), ("",))
+        width = len(series.names)
+        pair = batch.keys.codes.astype(np.int64) * width + series.codes
+        known = np.full(len(batch.keys.names) * width, -2, np.int64)
+        present = np.zeros(len(known), np.bool_)
+        present[pair] = True
+        for code in np.flatnonzero(present):
+            key = (batch.keys.names[code // width], series.names[code % width])
+            if key in table.index or len(table) < self.set.max_entities:
+                known[code] = table.add(key)
+            else:
+                known[code] = -1
+        return known[pair]
+
+    # -- vectors out ------------------------------------------------------------------------
+
+    @property
+    def clock_ns(self) -> int:
+        """The engine's clock: the least of its partitions', of those that have not ended."""
+        open_clocks = [c for p, c in self.clocks.items() if p not in self.ended]
+        return min(open_clocks, default=max(self.clocks.values()))
+
+    def _advance(self, output: Output) -> None:
+        """Settles what the clocks allow."""
+        if len(self.ended) == len(self.clocks):
+            complete_ns = self._complete_until_ns()
+            self._settle(END_CLOCK_NS, complete_ns, output)
+            self.settled_ns = max(self.settled_ns, complete_ns)
+            return
+        until_ns = self.clock_ns - self.set.max_delay_ns - 1
+        if until_ns > self.settled_ns:
+            self._settle(until_ns, until_ns, output)
+            self.settled_ns = until_ns
+
+    def _complete_until_ns(self) -> int:
+        """Instant up to which hop windows are complete at the end of a bounded input."""
+        until_ns = NO_CLOCK_NS
+        clocks = [(stream, clock) for (stream, _), clock in self.clocks.items()]
+        for name, clock_ns in [*clocks, *self.end_clocks_ns.items()]:
+            if name in self.streams:
+                arrives = self.account.has_arrival.get(name, False)
+                slack_ns = self.set.max_delay_ns + 1 if arrives else 0
+                until_ns = max(until_ns, clock_ns - slack_ns)
+        return until_ns
+
+    def _settle(self, rows_until_ns: int, hops_until_ns: int, output: Output) -> None:
+        taken = {name: pending.take(rows_until_ns) for name, pending in self.pending.items()}
+        hops_until_ns = max(hops_until_ns, self.hops_until_ns)
+        if all(rows is None for rows in taken.values()) and not self.blocks.has_hops:
+            self.hops_until_ns = hops_until_ns
+            return
+        ready = {n: self._ordered(n, rows, output) for n, rows in taken.items() if rows is not None}
+        scopes: dict[int, Scope] = {}
+        for index in self.plan.order:
+            block = self.blocks.make(index, ready, scopes, self.hops_until_ns, hops_until_ns)
+            if block is not None:
+                scopes[index] = self._evaluate(index, block, scopes)
+        self.hops_until_ns = hops_until_ns
+        if self.plan.output in scopes:
+            output.vectors = self._vectors(scopes[self.plan.output])
+
+    def _ordered(self, name: str, rows: Rows, output: Output) -> Block:
+        """The stream's block of rows, each identity once, and the account of the others."""
+        index = self.plan.streams[name]
+        table = self.tables[index]
+        result = ordered(self.streams[name], rows, len(table))
+        self.account.add_each(result.rows.partition, Fate.APPLIED)
+        self.account.add_each(result.duplicate, Fate.DUPLICATE)
+        self.account.add_each(result.superseded, Fate.SUPERSEDED)
+        if len(result.conflicting):
+            self.account.add_each(result.conflicting.partition, Fate.DEAD)
+            output.refused.extend(self._conflicts(name, result.conflicting))
+        return self.blocks.of_stream(index, result)
+
+    def _conflicts(self, name: str, rows: Rows) -> list[Refused]:
+        table = self.tables[self.plan.streams[name]]
+        reason = "contradicts an earlier row of the same identity; the stream allows no corrections"
+        refused = []
+        for part in np.unique(rows.partition):
+            some = rows.take(rows.partition == part)
+            stream, partition = self.account.partitions[part]
+            names = tuple(table.keys[run][0] for run in some.run)
+            series = tuple(table.keys[run][1] for run in some.run)
+            codes = np.arange(len(some), dtype=np.int32)
+            batch = Batch(
+                stream, partition, NO_CLOCK_NS, Labels(codes, names), some.ts_ns, some.columns,
+                Labels(codes, series) if self.streams[name].series else None, some.arrival_ns,
+            )  # fmt: skip
+            refused.append(Refused(Fate.DEAD, batch, reason))
+        return refused
+
+    def _evaluate(self, index: int, block: Block, scopes: dict[int, Scope]) -> Scope:
+        """Runs a domain's steps over its block and commits the block to its recent rows."""
+        domain, table = self.plan.domains[index], self.tables[index]
+        scope = Scope(index, block, self.tables, self.links, scopes)
+        self.blocks.begin(index, block, self.settled_ns)
+        for step in domain.steps:
+            result = step.run(scope)
+            scope.values[step.key] = result
+            if step.key in table.columns:
+                self.blocks.append(table, table.columns[step.key], result, block)
+        self.blocks.commit(table, block)
+        return scope
+
+    def _vectors(self, scope: Scope) -> Vectors | None:
+        """The vectors of a block: one per instant, after all its rows."""
+        block, plan = scope.block, self.plan
+        table = self.tables[plan.output]
+        quality = np.zeros(len(block), np.int64)
+        for bit, key in enumerate(plan.quality.values()):
+            quality |= (scope.values[key] == 1.0).astype(np.int64) << bit
+        with np.errstate(invalid="ignore"):
+            coverage = np.clip(np.nan_to_num(scope.values[plan.coverage], nan=0.0), 0.0, 1.0)
+        known_ns, n_rows = self.blocks.seen(scope)
+        run = block.per_row(np.arange(max(len(table), 1)))
+        vectors = Vectors(
+            *self._names(table, run),
+            block.ts_ns,
+            {name: scope.values[key] for name, key in plan.features.items()},
+            quality,
+            coverage,
+            known_ns,
+            n_rows,
+        )
+        if not block.tied:
+            return vectors if len(vectors) else None
+        keep = ordering.last_of_instant(block.ts_ns, block.segment_start)
+        return vectors.take(np.flatnonzero(keep))
+
+    def _names(self, table: RunTable, run: Int64s) -> tuple[Labels, Labels | None]:
+        """The entity and the series of each row."""
+        entities = Labels(run.astype(np.int32), table.entities)
+        if self.set.series is None:
+            return entities, None
+        return entities, Labels(entities.codes, table.series)
+
+    def provisional(self) -> Vectors | None:
+        """Vectors of the pending rows as if no more were to come, without changing anything."""
+        fork = self.fork()
+        output = Output()
+        fork._settle(END_CLOCK_NS, self.settled_ns, output)
+        return replace(output.vectors, final=False) if output.vectors is not None else None
+
+    def fork(self) -> Engine:
+        """An engine with the same state that shares nothing with this one."""
+        from operators.snapshot import restore, snapshot
+
+        return restore(self.plan, list(self.clocks), snapshot(self))

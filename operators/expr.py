@@ -1,0 +1,1001 @@
+"""The expression language: what a feature is, over the rows of its entity.
+
+Names follow polars and pandas. An expression is a value: building one computes nothing, but its
+type, unit, warm-up and formula are checked and known at once.
+
+Nulls: arithmetic and comparisons with a null are null, and a result that is not finite (a division
+by zero, the logarithm of a negative number) is null; ``&`` and ``|`` are Kleene's. Windows skip null
+rows, and are null with fewer than ``min_samples`` others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NoReturn
+
+import numpy as np
+
+from operators import aggregates as agg
+from operators.durations import parse_duration_ns, show_duration
+from operators.elementwise import FUNCTIONS, Elementwise
+from operators.instants import Instants, digest
+from operators.kernels import spectra
+from operators.units import ONE, Unit
+
+SECOND = Unit.named("s")
+SMOOTHING_REMAINDER = 1e-12
+"""Share of the oldest value that an exponential mean may still hold when its window ends."""
+
+
+def refuse(where: str, must: str, got: object) -> NoReturn:
+    """Raises the error of a declaration that does not fit."""
+    msg = f"{where}: {must}, got {got}"
+    raise TypeError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """What must have been seen before a value is the one that any earlier start would give."""
+
+    rows: int = 1
+    span_ns: int = 0
+
+    def then(self, rows: int, span_ns: int) -> WarmUp:
+        """After this, a window of so many rows or so long a span."""
+        return WarmUp(self.rows + rows, self.span_ns + span_ns)
+
+    def both(self, other: WarmUp) -> WarmUp:
+        """Enough for this and the other."""
+        return WarmUp(max(self.rows, other.rows), max(self.span_ns, other.span_ns))
+
+    def __str__(self) -> str:
+        shown = [f"{self.rows} rows"] if self.rows > 1 else []
+        shown += [show_duration(self.span_ns)] if self.span_ns else []
+        return " and ".join(shown) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A window over a number of rows, the current one included."""
+
+    rows: int
+
+    def __str__(self) -> str:
+        return f"{self.rows} rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A window over (t - span, t]."""
+
+    span_ns: int
+
+    def __str__(self) -> str:
+        return show_duration(self.span_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """The window of the feature set itself: its hop window, or the samples of its message."""
+
+    def __str__(self) -> str:
+        return "the set's window"
+
+
+Window = Rows | Span | Whole
+
+
+def _window(where: str, window: int | str) -> Window:
+    if isinstance(window, str):
+        return Span(parse_duration_ns(window))
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        refuse(where, "a window must be a number of rows of at least 1 or a duration", repr(window))
+    return Rows(window)
+
+
+class Expr:
+    """An expression. Build one from a column: ``bars.col("close").pct_change(1)``."""
+
+    kind: str = "number"
+    """``number``, ``count``, ``flag`` or ``samples``."""
+    unit: Unit = ONE
+    args: tuple[Expr, ...]
+    """Expressions it is computed from."""
+    scale: str = "exact"
+    nulls: str = "null where an operand is null"
+    cost_ns: int = 2
+
+    @property
+    def home(self) -> Instants | None:
+        """Where its rows are, if they all are of one kind; None for constants and mixtures."""
+        return common_home(self.args)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it has no rows at all."""
+        return bool(self.args) and all(arg.is_constant for arg in self.args)
+
+    @property
+    def warm_up(self) -> WarmUp:
+        """What must have been seen before its value is settled."""
+        warm = WarmUp()
+        for arg in self.args:
+            warm = warm.both(arg.warm_up)
+        return warm
+
+    @property
+    def formula(self) -> str:
+        """The expression as people write it."""
+        raise NotImplementedError
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Stable identity of the computation."""
+        parts = [arg.fingerprint for arg in self.args]
+        return digest(type(self).__name__, *self.parameters(), *parts)
+
+    def parameters(self) -> tuple[object, ...]:
+        """What tells it from other expressions of its class over the same arguments."""
+        return ()
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} [{self.unit}] {self.formula}>"
+
+    def __bool__(self) -> NoReturn:
+        refuse(f"`{self.formula}`", "an expression has no truth value; use &, | and ~", "a bool context")
+
+    # -- arithmetic, comparison -------------------------------------------------------------
+
+    def _apply(self, name: str, *others: Operand) -> Expr:
+        return Function(FUNCTIONS[name], (self, *map(as_expr, others)))
+
+    def __add__(self, other: Operand) -> Expr:
+        return self._apply("+", other)
+
+    def __radd__(self, other: Operand) -> Expr:
+        return as_expr(other) + self
+
+    def __sub__(self, other: Operand) -> Expr:
+        return self._apply("-", other)
+
+    def __rsub__(self, other: Operand) -> Expr:
+        return as_expr(other) - self
+
+    def __mul__(self, other: Operand) -> Expr:
+        return self._apply("*", other)
+
+    def __rmul__(self, other: Operand) -> Expr:
+        return as_expr(other) * self
+
+    def __truediv__(self, other: Operand) -> Expr:
+        return self._apply("/", other)
+
+    def __rtruediv__(self, other: Operand) -> Expr:
+        return as_expr(other) / self
+
+    def __neg__(self) -> Expr:
+        return self._apply("negative")
+
+    def __lt__(self, other: Operand) -> Expr:
+        return self._apply("<", other)
+
+    def __le__(self, other: Operand) -> Expr:
+        return self._apply("<=", other)
+
+    def __gt__(self, other: Operand) -> Expr:
+        return self._apply(">", other)
+
+    def __ge__(self, other: Operand) -> Expr:
+        return self._apply(">=", other)
+
+    def __eq__(self, other: object) -> Expr:  # type: ignore[override]
+        return self._apply("==", other)  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Expr:  # type: ignore[override]
+        return self._apply("!=", other)  # type: ignore[arg-type]
+
+    __hash__ = object.__hash__
+
+    def __and__(self, other: Operand) -> Expr:
+        return self._apply("&", other)
+
+    def __or__(self, other: Operand) -> Expr:
+        return self._apply("|", other)
+
+    def __invert__(self) -> Expr:
+        return self._apply("not")
+
+    def abs(self) -> Expr:
+        """Absolute value."""
+        return self._apply("abs")
+
+    def log(self) -> Expr:
+        """Natural logarithm; null at or below zero."""
+        return self._apply("log")
+
+    def exp(self) -> Expr:
+        """Exponential."""
+        return self._apply("exp")
+
+    def sqrt(self) -> Expr:
+        """Square root; null below zero."""
+        return self._apply("sqrt")
+
+    def is_null(self) -> Expr:
+        """Whether there is no value; never null itself."""
+        return self._apply("is_null")
+
+    def fill_null(self, value: Operand) -> Expr:
+        """The value, or another one where it is null."""
+        return self._apply("fill_null", value)
+
+    def clip(self, low: Operand, high: Operand) -> Expr:
+        """The value, brought into ``low .. high``."""
+        return max_of(min_of(self, high), low)
+
+    # -- rows before ------------------------------------------------------------------------
+
+    def shift(self, rows: int = 1) -> Expr:
+        """The value so many rows before."""
+        return Shift(self, rows)
+
+    def diff(self, rows: int = 1) -> Expr:
+        """The value minus the one so many rows before."""
+        return self - self.shift(rows)
+
+    def pct_change(self, rows: int = 1) -> Expr:
+        """Relative change since so many rows before: ``x / x.shift(rows) - 1``."""
+        return self / self.shift(rows) - 1.0
+
+    # -- windows ----------------------------------------------------------------------------
+
+    def _roll(
+        self,
+        aggregate: agg.Aggregate,
+        window: int | str,
+        min_samples: int | None,
+        *others: Expr,
+        parameter: float = 0.0,
+    ) -> Expr:
+        where = f"`{self.formula}`.rolling_{aggregate.name}"
+        return Windowed(
+            aggregate, (self, *others), _window(where, window), min_samples, parameter
+        )
+
+    def rolling_mean(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Mean over the last rows, or over (t - span, t].
+
+        Args:
+            window: a number of rows, the current one included, or a duration such as ``"1h"``.
+            min_samples: rows with a value without which the result is null; by default all of
+                a number of rows, and 1 (or what the formula needs) of a duration.
+        """
+        return self._roll(agg.MEAN, window, min_samples)
+
+    def rolling_sum(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Sum; arguments as for :meth:`rolling_mean`."""
+        return self._roll(agg.SUM, window, min_samples)
+
+    def rolling_count(self, window: int | str) -> Expr:
+        """Number of rows with a value; 0, never null, for an empty window."""
+        return self._roll(agg.COUNT, window, 0)
+
+    def rolling_std(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Sample standard deviation."""
+        return self._roll(agg.STD, window, min_samples)
+
+    def rolling_var(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Sample variance."""
+        return self._roll(agg.VAR, window, min_samples)
+
+    def rolling_rms(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Root mean square."""
+        return self._roll(agg.RMS, window, min_samples)
+
+    def rolling_skew(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Population skewness g1."""
+        return self._roll(agg.SKEW, window, min_samples)
+
+    def rolling_kurtosis(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Population excess kurtosis g2."""
+        return self._roll(agg.KURTOSIS, window, min_samples)
+
+    def rolling_min(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Smallest value."""
+        return self._roll(agg.MIN, window, min_samples)
+
+    def rolling_max(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Largest value."""
+        return self._roll(agg.MAX, window, min_samples)
+
+    def rolling_first(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Oldest value."""
+        return self._roll(agg.FIRST, window, min_samples)
+
+    def rolling_last(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Newest value."""
+        return self._roll(agg.LAST, window, min_samples)
+
+    def rolling_median(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Median."""
+        return self._roll(agg.QUANTILE, window, min_samples, parameter=0.5)
+
+    def rolling_quantile(
+        self, quantile: float, window: int | str, min_samples: int | None = None
+    ) -> Expr:
+        """Quantile by linear interpolation between order statistics."""
+        _check_quantile(f"`{self.formula}`.rolling_quantile", quantile)
+        return self._roll(agg.QUANTILE, window, min_samples, parameter=quantile)
+
+    def rolling_slope(self, window: int | str, min_samples: int | None = None) -> Expr:
+        """Least-squares slope over event time, per second."""
+        return self._roll(agg.SLOPE, window, min_samples)
+
+    def rolling_weighted_mean(
+        self, weights: Expr, window: int | str, min_samples: int | None = None
+    ) -> Expr:
+        """Mean weighted by another column of the same rows."""
+        return self._roll(agg.WEIGHTED_MEAN, window, min_samples, weights)
+
+    def rolling_cov(self, other: Expr, window: int | str, min_samples: int | None = None) -> Expr:
+        """Sample covariance with another column of the same rows."""
+        return self._roll(agg.COV, window, min_samples, other)
+
+    def rolling_corr(self, other: Expr, window: int | str, min_samples: int | None = None) -> Expr:
+        """Pearson's correlation with another column of the same rows."""
+        return self._roll(agg.CORR, window, min_samples, other)
+
+    def ewm_mean(self, *, alpha: float | None = None, span: float | None = None) -> Expr:
+        """Exponential mean over so many rows that the rest weighs less than 1e-12.
+
+        Args:
+            alpha: weight of the newest row, in (0, 1).
+            span: the same as ``alpha = 2 / (span + 1)``, as pandas and TA-Lib's EMA have it.
+                Wilder's smoothing over n rows (TA-Lib's RSI, ATR) is ``alpha=1/n``.
+        """
+        where = f"`{self.formula}`.ewm_mean"
+        if (alpha is None) == (span is None):
+            refuse(where, "exactly one of `alpha` and `span` must be given", f"{alpha=}, {span=}")
+        weight = alpha if alpha is not None else 2.0 / (float(span or 0) + 1.0)
+        if not 0.0 < weight < 1.0:
+            refuse(where, "the weight of the newest row must be in (0, 1)", weight)
+        rows = math.ceil(math.log(SMOOTHING_REMAINDER) / math.log1p(-weight))
+        return Windowed(agg.EWM_MEAN, (self,), Rows(rows), None, weight)
+
+    # -- the window of the set itself: a hop, or a message ----------------------------------
+
+    def _whole(self, aggregate: agg.Aggregate, *others: Expr, parameter: float = 0.0) -> Expr:
+        return Windowed(aggregate, (self, *others), Whole(), None, parameter)
+
+    def mean(self) -> Expr:
+        """Mean over the set's own window: its hop, or the samples of its message."""
+        return self._whole(agg.MEAN)
+
+    def sum(self) -> Expr:
+        """Sum over the set's own window."""
+        return self._whole(agg.SUM)
+
+    def count(self) -> Expr:
+        """Number of values in the set's own window."""
+        return self._whole(agg.COUNT)
+
+    def std(self) -> Expr:
+        """Sample standard deviation over the set's own window."""
+        return self._whole(agg.STD)
+
+    def var(self) -> Expr:
+        """Sample variance over the set's own window."""
+        return self._whole(agg.VAR)
+
+    def rms(self) -> Expr:
+        """Root mean square over the set's own window."""
+        return self._whole(agg.RMS)
+
+    def skew(self) -> Expr:
+        """Population skewness over the set's own window."""
+        return self._whole(agg.SKEW)
+
+    def kurtosis(self) -> Expr:
+        """Population excess kurtosis over the set's own window."""
+        return self._whole(agg.KURTOSIS)
+
+    def min(self) -> Expr:
+        """Smallest value of the set's own window."""
+        return self._whole(agg.MIN)
+
+    def max(self) -> Expr:
+        """Largest value of the set's own window."""
+        return self._whole(agg.MAX)
+
+    def first(self) -> Expr:
+        """Oldest value of the set's own window."""
+        return self._whole(agg.FIRST)
+
+    def last(self) -> Expr:
+        """Newest value of the set's own window."""
+        return self._whole(agg.LAST)
+
+    def median(self) -> Expr:
+        """Median of the set's own window."""
+        return self._whole(agg.QUANTILE, parameter=0.5)
+
+    def quantile(self, quantile: float) -> Expr:
+        """Quantile of the set's own window."""
+        _check_quantile(f"`{self.formula}`.quantile", quantile)
+        return self._whole(agg.QUANTILE, parameter=quantile)
+
+    def slope(self) -> Expr:
+        """Slope over event time, per second, over the set's own window."""
+        return self._whole(agg.SLOPE)
+
+    def weighted_mean(self, weights: Expr) -> Expr:
+        """Mean over the set's own window, weighted by another column."""
+        return self._whole(agg.WEIGHTED_MEAN, weights)
+
+    def cov(self, other: Expr) -> Expr:
+        """Sample covariance over the set's own window."""
+        return self._whole(agg.COV, other)
+
+    def corr(self, other: Expr) -> Expr:
+        """Correlation over the set's own window."""
+        return self._whole(agg.CORR, other)
+
+    def zero_crossing_rate(self) -> Expr:
+        """Share of neighbouring samples whose signs differ; zero counts as positive."""
+        return ZeroCrossings(self)
+
+    def dominant_frequency(self) -> Expr:
+        """Frequency, in Hz, of the greatest power density but that at zero."""
+        return Spectral(self, DOMINANT_FREQUENCY)
+
+    def spectral_centroid(self) -> Expr:
+        """Mean frequency in Hz, weighted by power density."""
+        return Spectral(self, CENTROID)
+
+    def spectral_bandwidth(self) -> Expr:
+        """Root of the weighted mean square distance from the centroid, in Hz."""
+        return Spectral(self, BANDWIDTH)
+
+    def spectral_rolloff(self, share: float = 0.85) -> Expr:
+        """Lowest frequency, in Hz, at or below which this share of the power lies."""
+        return Spectral(self, ROLLOFF, share)
+
+    def spectral_entropy(self) -> Expr:
+        """Shannon entropy of the normalised power density, in [0, 1]."""
+        return Spectral(self, ENTROPY)
+
+    def band_power(self, low: float, high: float, *, of_nyquist: bool = False) -> Expr:
+        """Power in ``low <= f < high``.
+
+        Args:
+            low, high: in Hz, or as shares of the Nyquist frequency.
+            of_nyquist: whether they are shares.
+        """
+        if not 0.0 <= low < high or (of_nyquist and high > 1.0):
+            refuse(f"`{self.formula}`.band_power", "0 <= low < high (<= 1 of Nyquist)", (low, high))
+        return Spectral(self, BAND_POWER, float(low), float(high), of_nyquist)
+
+    # -- across the series of an entity -----------------------------------------------------
+
+    def across_mean(self) -> Expr:
+        """Mean over the entity's series at this instant."""
+        return Across(self, "mean")
+
+    def across_min(self) -> Expr:
+        """Smallest over the entity's series at this instant."""
+        return Across(self, "min")
+
+    def across_max(self) -> Expr:
+        """Largest over the entity's series at this instant."""
+        return Across(self, "max")
+
+    def across_count(self) -> Expr:
+        """Number of the entity's series with a value at this instant."""
+        return Across(self, "count")
+
+    def across_corr(self, rows: int) -> Expr:
+        """Mean correlation of all pairs of series over their last rows."""
+        if rows < 3:
+            refuse(f"`{self.formula}`.across_corr", "`rows` must be at least 3", rows)
+        return Across(self, "corr", rows)
+
+
+Operand = Expr | float | int | bool
+
+
+def common_home(exprs: tuple[Expr, ...]) -> Instants | None:
+    """The one kind of rows that all of the expressions are of, if there is one."""
+    homes = {
+        home.fingerprint if home else None: home
+        for home in (expr.home for expr in exprs if not expr.is_constant)
+    }
+    return next(iter(homes.values())) if len(homes) == 1 else None
+
+
+def as_expr(value: Operand) -> Expr:
+    """The expression, or the number as a constant one."""
+    if isinstance(value, Expr):
+        return value
+    if isinstance(value, (bool, int, float, np.floating, np.integer)) and math.isfinite(value):
+        return Constant(float(value), "flag" if isinstance(value, bool) else "number")
+    refuse("an operand", "must be an expression or a finite number", repr(value))
+
+
+def _check_quantile(where: str, quantile: float) -> None:
+    if not 0.0 <= quantile <= 1.0:
+        refuse(where, "a quantile must be in [0, 1]", quantile)
+
+
+def _number(where: str, arg: Expr) -> None:
+    if arg.kind == "samples":
+        refuse(where, "must be over one value per row; take a feature of the samples first", arg)
+
+
+class Leaf(Expr):
+    """An expression that is computed from no other, at the rows of ``at``."""
+
+    args = ()
+    at: Instants
+
+    @property
+    def home(self) -> Instants | None:
+        return self.at
+
+    @property
+    def is_constant(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Constant(Expr):
+    """A number; it takes on the unit of what it is combined with."""
+
+    value: float
+    kind: str = "number"
+    args = ()
+
+    @property
+    def is_constant(self) -> bool:
+        return True
+
+    @property
+    def formula(self) -> str:
+        return f"{self.value:g}"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.value.hex(), self.kind)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Column(Leaf):
+    """A column of the rows at some instants."""
+
+    at: Instants
+    name: str
+    unit: Unit = ONE
+    kind: str = "number"
+    nulls: str = "null where the row has none"
+    cost_ns: int = 1
+
+    @property
+    def formula(self) -> str:
+        return f"{self.at.name}.{self.name}"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.at.fingerprint, self.name)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SeriesSeconds(Leaf):
+    """The duration that the series' name spells (a timeframe such as ``1h``), in seconds."""
+
+    at: Instants
+    unit: Unit = SECOND
+    nulls: str = "null where the name is no duration"
+
+    @property
+    def formula(self) -> str:
+        return f"{self.at.name}.{self.at.series}"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.at.fingerprint,)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Elapsed(Leaf):
+    """Seconds since the row ``rows`` rows before; of another stream, since its last row."""
+
+    at: Instants
+    rows: int = 1
+    unit: Unit = SECOND
+    nulls: str = "null where there is no such row"
+    scale: str = "1 ns"
+
+    @property
+    def warm_up(self) -> WarmUp:
+        return WarmUp(1 + self.rows)
+
+    @property
+    def formula(self) -> str:
+        return f"{self.at.name}.elapsed({self.rows})"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.at.fingerprint, self.rows)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class OffGrid(Leaf):
+    """Seconds of the row's time past the last multiple of the series' own duration."""
+
+    at: Instants
+    unit: Unit = SECOND
+    nulls: str = "null where the series' name is no duration"
+
+    @property
+    def formula(self) -> str:
+        return f"{self.at.name}.ts mod {self.at.series}"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.at.fingerprint,)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Function(Expr):
+    """A function of values of one row."""
+
+    function: Elementwise
+    args: tuple[Expr, ...]
+
+    def __post_init__(self) -> None:
+        where = f"`{self.formula}`"
+        for arg in self.args:
+            _number(where, arg)
+            if self.function.takes_flags and arg.kind != "flag":
+                refuse(where, "operands must be flags", f"{arg.kind} `{arg.formula}`")
+        self.function.unit(where, [None if a.is_constant else a.unit for a in self.args])
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        kinds = {arg.kind for arg in self.args[-2:]}
+        passed = kinds.pop() if len(kinds) == 1 else "number"
+        return self.function.kind or passed
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return self.function.unit("", [None if a.is_constant else a.unit for a in self.args])
+
+    @property
+    def scale(self) -> str:  # type: ignore[override]
+        return self.function.scale
+
+    @property
+    def nulls(self) -> str:  # type: ignore[override]
+        return self.function.nulls
+
+    @property
+    def formula(self) -> str:
+        return self.function.show(*(arg.formula for arg in self.args))
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.function.name,)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Shift(Expr):
+    """The value some rows before."""
+
+    arg: Expr
+    rows: int
+
+    def __post_init__(self) -> None:
+        where = f"`{self.arg.formula}`.shift"
+        _number(where, self.arg)
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
+            refuse(where, "`rows` must be a whole number of at least 1", repr(self.rows))
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self.arg.kind
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return self.arg.unit
+
+    @property
+    def nulls(self) -> str:  # type: ignore[override]
+        return "null where there is no such row"
+
+    @property
+    def warm_up(self) -> WarmUp:
+        return self.arg.warm_up.then(self.rows, 0)
+
+    @property
+    def formula(self) -> str:
+        return f"{_operand(self.arg)}.shift({self.rows})"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.rows,)
+
+
+def _operand(arg: Expr) -> str:
+    return f"({arg.formula})" if isinstance(arg, Function) else arg.formula
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Windowed(Expr):
+    """An aggregate over a window of rows."""
+
+    aggregate: agg.Aggregate
+    args: tuple[Expr, ...]
+    window: Window
+    given_min_samples: int | None
+    parameter: float = 0.0
+
+    def __post_init__(self) -> None:
+        where = f"`{self.formula}`"
+        if not isinstance(self.window, Whole):
+            for arg in self.args:
+                _number(where, arg)
+        least = self.aggregate.least
+        if isinstance(self.window, Rows) and self.window.rows < least:
+            refuse(where, f"the window must hold at least {least} rows", self.window.rows)
+        if self.min_samples < least:
+            refuse(where, f"`min_samples` must be at least {least}", self.min_samples)
+        if isinstance(self.window, Rows) and self.min_samples > self.window.rows:
+            refuse(where, "`min_samples` must fit into the window", self.min_samples)
+        if len(self.args) > 1 and common_home(self.args) is None:
+            homes = [arg.home.name if arg.home else "several streams" for arg in self.args]
+            refuse(where, "both columns must be of the same rows", homes)
+
+    @property
+    def home(self) -> Instants | None:
+        return None if isinstance(self.window, Whole) else common_home(self.args)
+
+    @property
+    def min_samples(self) -> int:
+        """Rows with a value without which the result is null."""
+        if self.given_min_samples is not None:
+            return self.given_min_samples
+        return self.window.rows if isinstance(self.window, Rows) else self.aggregate.least
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return self.aggregate.kind
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return self.aggregate.unit(tuple(arg.unit for arg in self.args))
+
+    @property
+    def scale(self) -> str:  # type: ignore[override]
+        return self.aggregate.scale
+
+    @property
+    def nulls(self) -> str:  # type: ignore[override]
+        few = f"; null with fewer than {self.min_samples}" if self.min_samples else "; never null"
+        return self.aggregate.nulls + few
+
+    @property
+    def cost_ns(self) -> int:  # type: ignore[override]
+        return self.aggregate.cost_ns
+
+    @property
+    def warm_up(self) -> WarmUp:
+        rows = self.window.rows - 1 if isinstance(self.window, Rows) else 0
+        span_ns = self.window.span_ns if isinstance(self.window, Span) else 0
+        return super().warm_up.then(rows, span_ns)
+
+    @property
+    def formula(self) -> str:
+        inner = [arg.formula for arg in self.args[1:]]
+        if self.parameter:
+            inner.append(f"{self.parameter:.6g}")
+        if not isinstance(self.window, Whole):
+            inner.append(str(self.window))
+        prefix = "" if isinstance(self.window, Whole) or self.aggregate is agg.EWM_MEAN else "rolling_"
+        return f"{_operand(self.args[0])}.{prefix}{self.aggregate.name}({', '.join(inner)})"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.aggregate.name, self.window, self.min_samples, self.parameter.hex())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ZeroCrossings(Expr):
+    """Share of sign changes in a frame."""
+
+    arg: Expr
+    nulls: str = "null samples are skipped; null with fewer than 2"
+    scale: str = "exact count over exact count"
+    cost_ns: int = 300
+
+    @property
+    def home(self) -> Instants | None:
+        return None
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def formula(self) -> str:
+        return f"{_operand(self.arg)}.zero_crossing_rate()"
+
+
+@dataclass(frozen=True, slots=True)
+class SpectralMeasure:
+    """A number read off a power density."""
+
+    name: str
+    kernel: Callable[..., Any]
+    unit: Callable[[Unit], Unit]
+    scale: str
+    formula: str
+
+
+def _hertz(unit: Unit) -> Unit:
+    return Unit.named("Hz")
+
+
+DOMINANT_FREQUENCY = SpectralMeasure(
+    "dominant_frequency", spectra.dominant_frequency, _hertz, "a bin", "argmax_{f > 0} P(f)"
+)
+CENTROID = SpectralMeasure(
+    "spectral_centroid", spectra.centroid, _hertz, "Nyquist", "sum(f P) / sum(P)"
+)
+BANDWIDTH = SpectralMeasure(
+    "spectral_bandwidth", spectra.bandwidth, _hertz, "Nyquist", "sqrt(sum((f - c)^2 P) / sum(P))"
+)
+ROLLOFF = SpectralMeasure(
+    "spectral_rolloff", spectra.rolloff, _hertz, "a bin", "min f: sum(P up to f) >= share sum(P)"
+)
+ENTROPY = SpectralMeasure(
+    "spectral_entropy", spectra.entropy, lambda unit: ONE, "1", "-sum(p log p) / log(bins)"
+)
+BAND_POWER = SpectralMeasure(
+    "band_power", spectra.band_power, lambda unit: unit * unit, "mean square", "sum(P df) in band"
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Spectral(Expr):
+    """A number read off the one-sided power density of a frame, Hann taper, mean removed."""
+
+    arg: Expr
+    measure: SpectralMeasure
+    low: float = 0.0
+    high: float = 0.0
+    of_nyquist: bool = False
+    nulls: str = "null (and GAP) unless every sample is there; null without power"
+    cost_ns: int = 3000
+
+    @property
+    def home(self) -> Instants | None:
+        return None
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return self.measure.unit(self.arg.unit)
+
+    @property
+    def scale(self) -> str:  # type: ignore[override]
+        return self.measure.scale
+
+    @property
+    def formula(self) -> str:
+        settings = f"{self.low:g}" if self.low or self.high else ""
+        settings += f", {self.high:g}" if self.high else ""
+        settings += " of Nyquist" if self.of_nyquist else ""
+        return f"{_operand(self.arg)}.{self.measure.name}({settings})"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.measure.name, self.low.hex(), self.high.hex(), self.of_nyquist)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GridCoverage(Expr):
+    """Share of a hop window's grid cells, or of a message's samples, that hold a value."""
+
+    arg: Expr
+    nulls: str = "never null"
+    cost_ns: int = 300
+
+    @property
+    def home(self) -> Instants | None:
+        return None
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def formula(self) -> str:
+        return f"coverage({self.arg.formula})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Across(Expr):
+    """An aggregate over the series of an entity at one instant."""
+
+    arg: Expr
+    how: str
+    rows: int = 0
+    nulls: str = "series without a value are skipped; null without any"
+    scale: str = "max |x|"
+
+    def __post_init__(self) -> None:
+        where = f"`{self.formula}`"
+        _number(where, self.arg)
+        if self.arg.home is None or self.arg.home.series is None:
+            refuse(where, "must be over the rows of series", f"`{self.arg.formula}`, which has none")
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def home(self) -> Instants | None:
+        return None
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        return "count" if self.how == "count" else "number"
+
+    @property
+    def unit(self) -> Unit:  # type: ignore[override]
+        return ONE if self.how in {"count", "corr"} else self.arg.unit
+
+    @property
+    def warm_up(self) -> WarmUp:
+        return self.arg.warm_up.then(max(self.rows - 1, 0), 0)
+
+    @property
+    def formula(self) -> str:
+        return f"{_operand(self.arg)}.across_{self.how}({self.rows or ''})"
+
+    def parameters(self) -> tuple[object, ...]:
+        return (self.how, self.rows)
+
+
+def min_of(a: Operand, b: Operand) -> Expr:
+    """The smaller of two values of a row."""
+    return Function(FUNCTIONS["min_of"], (as_expr(a), as_expr(b)))
+
+
+def max_of(a: Operand, b: Operand) -> Expr:
+    """The larger of two values of a row."""
+    return Function(FUNCTIONS["max_of"], (as_expr(a), as_expr(b)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Then:
+    condition: Expr
+    value: Expr
+
+    def otherwise(self, value: Operand) -> Expr:
+        """The expression: one value where the condition holds, another where it does not."""
+        return Function(FUNCTIONS["when"], (self.condition, self.value, as_expr(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class _When:
+    condition: Expr
+
+    def then(self, value: Operand) -> _Then:
+        """The value where the condition holds."""
+        return _Then(self.condition, as_expr(value))
+
+
+def when(condition: Expr) -> _When:
+    """``when(condition).then(value).otherwise(other)``; null where the condition is null."""
+    return _When(condition)

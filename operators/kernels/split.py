@@ -1,0 +1,240 @@
+"""Sliding windows split at their roundest instant: one skeleton for every associative aggregate.
+
+The window of rows ``lo .. hi`` (exclusive) is split at the multiple of the largest power of two
+in (time of its oldest row, time of its newest row]. Its aggregate is the suffix from ``lo`` up to
+the split, grown backwards, joined with the prefix from the split to ``hi``, grown forwards. The
+split depends on the rows alone, so the same rows give the same bits, whatever came before them;
+nothing is subtracted, so nothing drifts and a bad print leaves with its window. While the split
+stays, a row costs one step and one join; when it moves, both sides are rebuilt, which happens
+about once per window length.
+
+Values are taken relative to one row of the window (the first valid one of the prefix, or the last
+valid one of the suffix while the prefix has none), so that sums of powers do not cancel.
+
+What a family (one file each) provides::
+
+    zero()                               the empty aggregate, a tuple of floats
+    front(acc, x, y, rx, ry, seconds, p) the aggregate with an older row put before it
+    back(acc, x, y, rx, ry, seconds, p)  the aggregate with a newer row put behind it
+    join(out, q, older, newer, rx, ry)   writes the results of query ``q`` into ``out[:, q]``
+
+where ``rx, ry`` are the reference values, ``seconds`` is the row's time since the split, and ``p``
+is the family's parameter.
+
+State kept between calls is a cache: it is rebuilt from the rows when it does not fit, and is
+never part of a snapshot.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from operators.kernels import inlined, kernel
+
+MARKS = 8
+"""Integers of cache per run: cut row, split instant, its level, done row, owner, base, reference
+row, rows of the suffix."""
+ACCUMULATOR = 8
+"""Floats of cache per run: two references and up to six of the running prefix."""
+SECONDS_PER_NS = 1e-9
+
+
+@inlined
+def load(like, table, row, column):
+    """The tuple stored in ``table[row, column:]``, of the length of ``like``."""
+    if len(like) == 2:
+        return (table[row, column], table[row, column + 1])
+    if len(like) == 3:
+        return (table[row, column], table[row, column + 1], table[row, column + 2])
+    if len(like) == 4:
+        return (
+            table[row, column],
+            table[row, column + 1],
+            table[row, column + 2],
+            table[row, column + 3],
+        )
+    if len(like) == 5:
+        return (
+            table[row, column],
+            table[row, column + 1],
+            table[row, column + 2],
+            table[row, column + 3],
+            table[row, column + 4],
+        )
+    return (
+        table[row, column],
+        table[row, column + 1],
+        table[row, column + 2],
+        table[row, column + 3],
+        table[row, column + 4],
+        table[row, column + 5],
+    )
+
+
+@inlined
+def save(acc, table, row, column):
+    """Stores a tuple in ``table[row, column:]``."""
+    for j in range(len(acc)):
+        table[row, column + j] = acc[j]
+
+
+@inlined
+def roundest(oldest_ns, newest_ns):
+    """The multiple of the largest power of two in (oldest, newest], and its level.
+
+    Level ``k`` says that no multiple of ``2**k`` lies in the interval. Where both are equal the
+    instant itself is returned.
+    """
+    differing = oldest_ns ^ newest_ns
+    level = 0
+    while differing != 0 and level < 63 and (differing >> level) != 0:
+        level += 1
+    if level == 0:
+        return newest_ns, 0
+    return (newest_ns >> (level - 1)) << (level - 1), level
+
+
+@inlined
+def first_at_or_after(ts, start, end, instant_ns):
+    """First index in ``start .. end`` whose time is at or after the instant."""
+    while start < end:
+        middle = (start + end) >> 1
+        if ts[middle] >= instant_ns:
+            end = middle
+        else:
+            start = middle + 1
+    return start
+
+
+@inlined
+def sliding(
+    zero,
+    front,
+    back,
+    join,
+    p,
+    segment_run,
+    segment_owner,
+    segment_start,
+    base,
+    ts,
+    x,
+    y,
+    lo,
+    hi,
+    marks,
+    state,
+    suffix,
+    out,
+):
+    """Aggregates of the windows ``lo[q] .. hi[q]`` of runs of rows.
+
+    Args:
+        segment_run, segment_owner, segment_start: queries ``segment_start[g]`` to
+            ``segment_start[g + 1]`` ask run ``segment_run[g]`` on behalf of one owner; ``lo`` and
+            ``hi`` do not fall within an owner.
+        base: row ``r`` of run ``s`` lies at index ``base[s] + r`` of ``ts``, ``x`` and ``y``.
+        ts: times in ns, not falling within a run.
+        x, y: values; a row counts only if neither is NaN.
+        lo, hi: first row and row after the last one, int64[queries].
+        marks, state: cache per run, int64[runs, MARKS] and float64[runs, ACCUMULATOR].
+        suffix: cache per row, float64[rows, width].
+        out: float64[results, queries].
+    """
+    for g in range(segment_run.shape[0]):
+        s = segment_run[g]
+        if s < 0:
+            for q in range(segment_start[g], segment_start[g + 1]):
+                join(out, q, zero(), zero(), 0.0, 0.0)
+            continue
+        b = base[s]
+        cut = marks[s, 0]
+        split_ns = marks[s, 1]
+        level = marks[s, 2]
+        done = marks[s, 3]
+        reference = marks[s, 6]
+        if marks[s, 4] != segment_owner[g] or marks[s, 5] != b:
+            cut = -1
+        rx = state[s, 0]
+        ry = state[s, 1]
+        acc = load(zero(), state, s, 2)
+        for q in range(segment_start[g], segment_start[g + 1]):
+            low = lo[q]
+            high = hi[q]
+            if low >= high:
+                join(out, q, zero(), zero(), 0.0, 0.0)
+                continue
+            oldest_ns = ts[b + low]
+            newest_ns = ts[b + high - 1]
+            rebuild = (
+                cut < low
+                or oldest_ns >= split_ns
+                or (oldest_ns >> level) != (newest_ns >> level)
+                or done > high
+            )
+            if not rebuild and reference < cut:
+                # The prefix had no valid row: does it have one now?
+                for r in range(done, high):
+                    if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
+                        rebuild = True
+                        break
+            if rebuild:
+                split_ns, level = roundest(oldest_ns, newest_ns)
+                cut = first_at_or_after(ts, b + low, b + high, split_ns) - b
+                reference = cut
+                while reference < high and not (
+                    x[b + reference] == x[b + reference] and y[b + reference] == y[b + reference]
+                ):
+                    reference += 1
+                if reference == high:
+                    reference = cut - 1
+                    while reference >= low and not (
+                        x[b + reference] == x[b + reference]
+                        and y[b + reference] == y[b + reference]
+                    ):
+                        reference -= 1
+                rx = 0.0
+                ry = 0.0
+                if reference >= low:
+                    rx = x[b + reference]
+                    ry = y[b + reference]
+                acc = zero()
+                for r in range(cut - 1, low - 1, -1):
+                    if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
+                        seconds = (ts[b + r] - split_ns) * SECONDS_PER_NS
+                        acc = front(acc, x[b + r], y[b + r], rx, ry, seconds, p)
+                    save(acc, suffix, b + r, 0)
+                acc = zero()
+                done = cut
+            for r in range(done, high):
+                if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
+                    seconds = (ts[b + r] - split_ns) * SECONDS_PER_NS
+                    acc = back(acc, x[b + r], y[b + r], rx, ry, seconds, p)
+            done = high
+            older = zero()
+            if low < cut:
+                older = load(older, suffix, b + low, 0)
+            join(out, q, older, acc, rx, ry)
+        marks[s, 0] = cut
+        marks[s, 1] = split_ns
+        marks[s, 2] = level
+        marks[s, 3] = done
+        marks[s, 4] = segment_owner[g]
+        marks[s, 5] = b
+        marks[s, 6] = reference
+        state[s, 0] = rx
+        state[s, 1] = ry
+        save(acc, state, s, 2)
+
+
+@kernel
+def forget(marks):
+    """Empties the caches of all runs."""
+    for s in range(marks.shape[0]):
+        marks[s, 0] = -1
+        marks[s, 4] = -1
+
+
+def new_marks(runs: int) -> np.ndarray:
+    """Empty caches for ``runs`` runs."""
+    return np.full((runs, MARKS), -1, dtype=np.int64)

@@ -1,0 +1,253 @@
+"""Rows that have arrived and are not settled yet, and the order in which they will be applied.
+
+Rows of a run are applied by (time, sequence, content). Of rows with the same identity one is applied:
+the same content again is a duplicate; other content is a correction, and the greatest (arrival,
+content) wins, or, where the stream allows no corrections, the first stays and the others are dead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.batch import Int64s, Samples, Values
+from operators.kernels import ordering
+from operators.streams import Stream
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one stream as columns, with the run and the partition of each."""
+
+    run: Int64s
+    partition: Int64s
+    ts_ns: Int64s
+    arrival_ns: Int64s
+    columns: dict[str, Values]
+
+    def __len__(self) -> int:
+        return len(self.ts_ns)
+
+    def take(self, rows: Bools | Int64s) -> Rows:
+        """Some rows, by mask or index."""
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
+        ts_ns = ordering.gather(self.ts_ns, rows)
+        arrives_with_time = self.arrival_ns is self.ts_ns
+        return Rows(
+            ordering.gather(self.run, rows),
+            ordering.gather(self.partition, rows),
+            ts_ns,
+            ts_ns if arrives_with_time else ordering.gather(self.arrival_ns, rows),
+            {
+                name: values.take(rows)
+                if isinstance(values, Samples)
+                else ordering.gather(values, rows)
+                for name, values in self.columns.items()
+            },
+        )
+
+
+def concatenated(parts: list[Rows]) -> Rows:
+    """The rows of several parts, one behind the other."""
+    if len(parts) == 1:
+        return parts[0]
+    same = all(part.arrival_ns is part.ts_ns for part in parts)
+    ts_ns = np.concatenate([part.ts_ns for part in parts])
+    columns: dict[str, Values] = {}
+    for name in parts[0].columns:
+        values = [part.columns[name] for part in parts]
+        if isinstance(values[0], Samples):
+            columns[name] = _joined([v for v in values if isinstance(v, Samples)])
+        else:
+            columns[name] = np.concatenate([v for v in values if not isinstance(v, Samples)])
+    return Rows(
+        np.concatenate([part.run for part in parts]),
+        np.concatenate([part.partition for part in parts]),
+        ts_ns,
+        ts_ns if same else np.concatenate([part.arrival_ns for part in parts]),
+        columns,
+    )
+
+
+def _joined(parts: list[Samples]) -> Samples:
+    offsets = np.cumsum([0, *(len(part.flat) for part in parts[:-1])])
+    return Samples(
+        np.concatenate([part.flat for part in parts]),
+        np.concatenate([part.start + offset for part, offset in zip(parts, offsets, strict=True)]),
+        np.concatenate([part.length for part in parts]),
+    )
+
+
+class Pending:
+    """The pending rows of one stream, in the chunks in which they came."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Rows] = []
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chunks))
+
+    def add(self, rows: Rows) -> None:
+        """Takes rows in."""
+        if len(rows):
+            self.chunks.append(rows)
+
+    def joined(self) -> Rows | None:
+        """All pending rows; None without any."""
+        if len(self.chunks) > 1:
+            self.chunks = [concatenated(self.chunks)]
+        return self.chunks[0] if self.chunks else None
+
+    def take(self, until_ns: int) -> Rows | None:
+        """Takes out the rows up to and including an instant; None without any."""
+        taken: list[Rows] = []
+        left: list[Rows] = []
+        for chunk in self.chunks:
+            ready = chunk.ts_ns <= until_ns
+            count = np.count_nonzero(ready)
+            if count == len(chunk):
+                taken.append(chunk)
+            elif count == 0:
+                left.append(chunk)
+            else:
+                taken.append(chunk.take(ready))
+                left.append(_compact(chunk.take(~ready)))
+        self.chunks = [concatenated(left)] if len(left) > 1 else left
+        return concatenated(taken) if taken else None
+
+
+def _compact(rows: Rows) -> Rows:
+    """Drops samples that no row refers to any more."""
+    columns = dict(rows.columns)
+    for name, values in columns.items():
+        if isinstance(values, Samples):
+            pieces = [
+                values.flat[start : start + length]
+                for start, length in zip(values.start, values.length, strict=True)
+            ]
+            start = np.concatenate([[0], np.cumsum(values.length)[:-1]]).astype(np.int64)
+            columns[name] = Samples(np.concatenate(pieces), start, values.length)
+    return replace(rows, columns=columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """Rows in the order in which they are applied, and what became of the others."""
+
+    rows: Rows
+    segment_run: Int64s
+    segment_start: Int64s
+    tied: bool
+    """Whether any two share an instant."""
+    duplicate: Int64s
+    """Partition of each duplicate."""
+    superseded: Int64s
+    """Partition of each row that a correction replaced."""
+    conflicting: Rows
+    """Rows that contradict an earlier one where the stream allows no corrections."""
+
+
+def ordered(stream: Stream, rows: Rows, run_count: int) -> Ordered:
+    """Puts rows into their order and leaves out all but one of each identity."""
+    order, segment_run, segment_start = ordering.group_by_run(rows.run, run_count)
+    ts_ns = ordering.gather(rows.ts_ns, order)
+    if not ordering.sort_times(order, ts_ns, segment_start):
+        order = np.lexsort((rows.ts_ns, rows.run))
+        ts_ns = ordering.gather(rows.ts_ns, order)
+    nothing = np.zeros(0, np.int64)
+    if ordering.count_ties(ts_ns, segment_start) == 0:
+        none = rows.take(nothing)
+        return Ordered(
+            rows.take(order), segment_run, segment_start, False, nothing, nothing, none
+        )
+    tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))
+    ranked, fate = _settle_ties(stream, rows, order[tied])
+    order[tied] = ranked
+    keep = np.ones(len(order), np.bool_)
+    keep[tied] = fate == APPLIED
+    dropped = order[tied]
+    start = ordering.rows_per_segment(keep, segment_start)
+    return Ordered(
+        rows.take(order[keep]),
+        segment_run,
+        start,
+        True,
+        rows.partition[dropped[fate == DUPLICATE]],
+        rows.partition[dropped[fate == SUPERSEDED]],
+        rows.take(dropped[fate == CONFLICTING]),
+    )
+
+
+APPLIED, DUPLICATE, SUPERSEDED, CONFLICTING = range(4)
+
+
+def _bits(values: Values, rows: Int64s) -> list[Int64s]:
+    """Integers that are equal exactly where the values' bytes are, for comparing and ordering."""
+    if isinstance(values, Samples):
+        hashes = [
+            int.from_bytes(
+                blake2b(values.flat[start : start + length].tobytes(), digest_size=8).digest(),
+                signed=True,
+            )
+            for start, length in zip(values.start[rows], values.length[rows], strict=True)
+        ]
+        return [np.array(hashes, np.int64), values.length[rows]]
+    return [values[rows].view(np.int64)]
+
+
+def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int64s]:
+    """Orders rows that share their instant with another one.
+
+    Args:
+        tied: the rows, grouped by run and time.
+
+    Returns:
+        The rows in their final order, and what becomes of each.
+    """
+    run, ts_ns = rows.run[tied], rows.ts_ns[tied]
+    content = [
+        bits for field in stream.fields if field.name in rows.columns
+        for bits in _bits(rows.columns[field.name], tied)
+    ]  # fmt: skip
+    fate = np.full(len(tied), APPLIED)
+    if stream.identity is not None:
+        identity = [_bits(rows.columns[name], tied)[0] for name in stream.identity]
+        by_identity = np.lexsort((*content[::-1], rows.arrival_ns[tied], *identity, ts_ns, run))
+        same = _equal_to_next([run, ts_ns, *identity], by_identity)
+        bounds = np.flatnonzero(np.concatenate([[True], ~same, [True]]))
+        for begin, stop in zip(bounds[:-1], bounds[1:], strict=True):
+            if stop - begin > 1:
+                group = by_identity[begin:stop]
+                fate[group] = _fates(stream, group, content)
+    sequence = [_bits(rows.columns[stream.sequence], tied)[0]] if stream.sequence else []
+    final = np.lexsort((rows.arrival_ns[tied], *content[::-1], *sequence, ts_ns, run))
+    return tied[final], fate[final]
+
+
+def _equal_to_next(keys: list[Int64s], order: Int64s) -> Bools:
+    equal = np.ones(len(order) - 1, np.bool_)
+    for key in keys:
+        equal &= key[order[1:]] == key[order[:-1]]
+    return equal
+
+
+def _fates(stream: Stream, group: Int64s, content: list[Int64s]) -> Int64s:
+    """What becomes of rows of one identity, given by (arrival, content), earliest first."""
+    same_as_first = np.ones(len(group), np.bool_)
+    same_as_last = np.ones(len(group), np.bool_)
+    for bits in content:
+        same_as_first &= bits[group] == bits[group[0]]
+        same_as_last &= bits[group] == bits[group[-1]]
+    if stream.corrections and not same_as_first.all():
+        fates = np.where(same_as_last, DUPLICATE, SUPERSEDED)
+        fates[-1] = APPLIED
+        return fates
+    fates = np.where(same_as_first, DUPLICATE, CONFLICTING)
+    fates[0] = APPLIED
+    return fates
