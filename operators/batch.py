@@ -90,6 +90,25 @@ class Batch:
         )
 
 
+    def slice(self, start: int, stop: int) -> Batch:
+        """The rows ``start .. stop``, without copying them."""
+        rows = slice(start, stop)
+        columns: dict[str, Values] = {
+            name: Samples(values.flat, values.start[rows], values.length[rows])
+            if isinstance(values, Samples)
+            else values[rows]
+            for name, values in self.columns.items()
+        }
+        return replace(
+            self,
+            keys=Labels(self.keys.codes[rows], self.keys.names),
+            series=Labels(self.series.codes[rows], self.series.names) if self.series else None,
+            ts_ns=self.ts_ns[rows],
+            arrival_ns=self.arrival_ns[rows] if self.arrival_ns is not None else None,
+            columns=columns,
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Vectors:
     """Vectors of one feature set.

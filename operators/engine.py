@@ -7,7 +7,7 @@ alone, not on how they were cut into batches, spread over partitions, or interle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,27 +42,36 @@ class Output:
     refused: list[Refused] = field(default_factory=list)
 
 
+def complete_until_ns(clock_ns: int, arrives: bool, max_delay_ns: int) -> int:
+    """Instant up to which a stream is complete when its input ends at a clock.
+
+    Args:
+        arrives: whether the clock is one of arrivals, which trail the rows' times.
+    """
+    return clock_ns - max_delay_ns - 1 if arrives else clock_ns
+
+
 class Engine:
     """One feature set over the runs that come its way.
 
     Args:
         plan: the compiled declaration.
         partitions: all partitions of all input streams; the clock is the least of theirs.
-        end_clocks_ns: greatest clock per stream over the whole bounded input, where this engine
-            sees only a part of it; decides which hop windows are complete at its end.
+        end_ns: instant up to which hop windows are complete at the end of the whole bounded
+            input, where this engine sees only a part of it.
     """
 
     def __init__(
         self,
         plan: Plan,
         partitions: Iterable[PartitionId],
-        end_clocks_ns: Mapping[str, int] | None = None,
+        end_ns: int = NO_CLOCK_NS,
     ) -> None:
         self.plan = plan
         self.set = plan.feature_set
         self.clocks = dict.fromkeys(partitions, NO_CLOCK_NS)
         self.ended: set[PartitionId] = set()
-        self.end_clocks_ns = dict(end_clocks_ns or {})
+        self.end_ns = end_ns
         self.settled_ns = NO_CLOCK_NS
         self.hops_until_ns = NO_CLOCK_NS
         self.account = Account(list(self.clocks))
@@ -76,10 +85,6 @@ class Engine:
         )
         self.pending = {name: Pending() for name in plan.streams}
         self.streams = {s.name: s for s in self.set.streams}
-        missing = [s for s in self.streams if all(name != s for name, _ in self.clocks)]
-        if missing:
-            msg = f"feature set `{self.set.name}`: each input stream needs a partition, got none for {missing}"
-            raise ValueError(msg)
 
     # -- rows in ----------------------------------------------------------------------------
 
@@ -180,13 +185,10 @@ class Engine:
 
     def _complete_until_ns(self) -> int:
         """Instant up to which hop windows are complete at the end of a bounded input."""
-        until_ns = NO_CLOCK_NS
-        clocks = [(stream, clock) for (stream, _), clock in self.clocks.items()]
-        for name, clock_ns in [*clocks, *self.end_clocks_ns.items()]:
-            if name in self.streams:
-                arrives = self.account.has_arrival.get(name, False)
-                slack_ns = self.set.max_delay_ns + 1 if arrives else 0
-                until_ns = max(until_ns, clock_ns - slack_ns)
+        until_ns = self.end_ns
+        for (stream, _), clock_ns in self.clocks.items():
+            arrives = self.account.has_arrival.get(stream, False)
+            until_ns = max(until_ns, complete_until_ns(clock_ns, arrives, self.set.max_delay_ns))
         return until_ns
 
     def _settle(self, rows_until_ns: int, hops_until_ns: int, output: Output) -> None:

@@ -8,14 +8,14 @@ or takes them from a second snapshot that a replay with the new plan has made up
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from operators.batch import Samples, Values
+from operators.batch import NO_CLOCK_NS, Samples, Values
 from operators.engine import Engine, PartitionId
 from operators.history import RunTable
 from operators.kernels import BITS_VERSION, runs
@@ -188,7 +188,7 @@ def restore(
     data: bytes,
     *,
     rebuilt: bytes | None = None,
-    end_clocks_ns: Mapping[str, int] | None = None,
+    end_ns: int = NO_CLOCK_NS,
 ) -> Engine:
     """An engine that goes on where a snapshot was taken.
 
@@ -198,7 +198,7 @@ def restore(
         data: the snapshot.
         rebuilt: the snapshot of an engine with this plan that has replayed the input up to the same
             point; sections that ``data`` does not hold are taken from it.
-        end_clocks_ns: see :class:`operators.engine.Engine`.
+        end_ns: see :class:`operators.engine.Engine`.
 
     Raises:
         SnapshotMismatchError: naming what does not fit.
@@ -207,7 +207,7 @@ def restore(
     fresh = read(rebuilt) if rebuilt is not None else None
     _check(plan, found, fresh)
     known = [(stream, name) for stream, name, _, _ in found.clocks]
-    engine = Engine(plan, dict.fromkeys([*known, *partitions]), end_clocks_ns)
+    engine = Engine(plan, dict.fromkeys([*known, *partitions]), end_ns)
     for stream, name, clock_ns, ended in found.clocks:
         engine.clocks[stream, name] = clock_ns
         if ended:
