@@ -551,10 +551,11 @@ class Leaf(Expr):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Constant(Expr):
-    """A number; it takes on the unit of what it is combined with."""
+    """A number; without a unit it takes on that of what it is combined with."""
 
     value: float
     kind: str = "number"
+    unit: Unit = ONE
     args = ()
 
     @property
@@ -566,7 +567,7 @@ class Constant(Expr):
         return f"{self.value:g}"
 
     def parameters(self) -> tuple[object, ...]:
-        return (self.value.hex(), self.kind)
+        return (self.value.hex(), self.kind, self.unit)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -642,6 +643,11 @@ class OffGrid(Leaf):
         return (self.at.fingerprint,)
 
 
+def _known_unit(arg: Expr) -> Unit | None:
+    """The unit of an operand; None for plain numbers, which take on that of the others."""
+    return None if arg.is_constant and arg.unit == ONE else arg.unit
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Function(Expr):
     """A function of values of one row."""
@@ -655,7 +661,7 @@ class Function(Expr):
             _number(where, arg)
             if self.function.takes_flags and arg.kind != "flag":
                 refuse(where, "operands must be flags", f"{arg.kind} `{arg.formula}`")
-        self.function.unit(where, [None if a.is_constant else a.unit for a in self.args])
+        self.function.unit(where, [_known_unit(arg) for arg in self.args])
 
     @property
     def kind(self) -> str:  # type: ignore[override]
@@ -665,7 +671,7 @@ class Function(Expr):
 
     @property
     def unit(self) -> Unit:  # type: ignore[override]
-        return self.function.unit("", [None if a.is_constant else a.unit for a in self.args])
+        return self.function.unit("", [_known_unit(arg) for arg in self.args])
 
     @property
     def scale(self) -> str:  # type: ignore[override]
@@ -677,7 +683,12 @@ class Function(Expr):
 
     @property
     def formula(self) -> str:
-        return self.function.show(*(arg.formula for arg in self.args))
+        return self.function.show(*(self._shown(i, arg) for i, arg in enumerate(self.args)))
+
+    def _shown(self, place: int, arg: Expr) -> str:
+        product = isinstance(arg, Function) and arg.function.name in {"*", "/"}
+        divisor = self.function.name == "/" and place == 1
+        return f"({arg.formula})" if divisor and product else arg.formula
 
     def parameters(self) -> tuple[object, ...]:
         return (self.function.name,)

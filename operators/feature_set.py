@@ -8,6 +8,7 @@ from functools import cached_property
 
 from operators.durations import parse_duration_ns
 from operators.expr import (
+    SECOND,
     Across,
     Column,
     Constant,
@@ -240,7 +241,7 @@ class SetOutput:
         """The duration that the vectors' timeframe spells, in seconds."""
         label = self.source.labels.get("timeframe")
         if label is not None:
-            return Constant(parse_duration_ns(label) * 1e-9)
+            return Constant(parse_duration_ns(label) * 1e-9, unit=SECOND)
         return SeriesSeconds(self.source.instants)
 
     def off_grid(self) -> Expr:
