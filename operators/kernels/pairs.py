@@ -105,7 +105,7 @@ def _push_weighted(acc, x, y, rx, ry, seconds, p):
 def _join_weighted(out, q, older, newer, rx, ry):
     weight = older[1] + newer[1]
     out[0, q] = older[0] + newer[0]
-    out[1, q] = rx + (older[2] + newer[2]) / weight if weight > 0.0 else np.nan
+    out[1, q] = rx + (older[2] + newer[2]) / weight if weight != 0.0 else np.nan
 
 
 @kernel
