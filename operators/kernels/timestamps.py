@@ -13,7 +13,7 @@ READ, MALFORMED, TOO_FAR = 0, 1, 2
 @inlined
 def _digits(data, at, count):
     """The number that some decimal digits spell; negative when one of them is no digit."""
-    number = 0
+    number = np.int64(0)
     for i in range(at, at + count):
         digit = np.int64(data[i]) - 48
         if digit < 0 or digit > 9:
@@ -72,7 +72,7 @@ def _read(data, at, end):
     if hour < 0 or hour > 23 or minute < 0 or minute > 59 or second < 0 or second > 60:
         return MALFORMED, 0
     i = at + 19
-    nanoseconds, place = 0, 100_000_000
+    nanoseconds, place = np.int64(0), np.int64(100_000_000)
     if i < end and data[i] == 46:
         i += 1
         first = i
