@@ -1,0 +1,142 @@
+"""The Feast objects that follow from a feature set, so that no feature is listed a second time.
+
+Per set and version: the entities of its keys, a view over its gold dataset that can be pushed to,
+and a service. All carry the version in their name, so that versions are served side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeAlias
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.types import Array, Bool, Float64, Int64, String
+
+from operators.feature_set import FeatureSet
+
+TYPES = {"number": Float64, "count": Int64, "flag": Bool}
+"""Feast's type per kind of expression."""
+
+FeastObject: TypeAlias = Entity | FileSource | PushSource | FeatureView | FeatureService
+
+
+def view_name(feature_set: FeatureSet) -> str:
+    """The name of a set's view and of its service, such as ``market_fs_v1``.
+
+    Raises:
+        ValueError: when name and version make no identifier, which online stores need for tables.
+    """
+    name = f"{feature_set.name}_{feature_set.version}"
+    if not name.isidentifier():
+        msg = (
+            f"feature set `{feature_set.name}`: for Feast, name and version must be letters, "
+            f"digits and `_`, got {name!r}"
+        )
+        raise ValueError(msg)
+    return name
+
+
+def join_keys(feature_set: FeatureSet) -> list[str]:
+    """The columns that a vector is looked up by: the key of the entity, and of its series."""
+    return [feature_set.entity, *([feature_set.series] if feature_set.series else [])]
+
+
+def dataset_folder(feature_set: FeatureSet, gold_dir: Path) -> Path:
+    """Where the vectors of this set and version lie in the gold dataset."""
+    return gold_dir / f"feature_set={feature_set.name}" / f"version={feature_set.version}"
+
+
+def fields(feature_set: FeatureSet) -> list[Field]:
+    """What the view serves: the features, the quality flags that are raised, and the coverage."""
+    return [
+        *(
+            Field(
+                name=name,
+                dtype=TYPES[expr.kind],
+                description=expr.formula,
+                tags={
+                    "unit": str(expr.unit),
+                    "warm_up": str(expr.warm_up),
+                    "version": feature_set.version,
+                },
+            )
+            for name, expr in feature_set.feature_exprs.items()
+        ),
+        Field(
+            name="quality",
+            dtype=Array(String),
+            description="names of the quality flags that are raised",
+            tags={"flags": ", ".join(feature_set.quality)},
+        ),
+        Field(
+            name="coverage",
+            dtype=Float64,
+            description="share of the expected rows that are there",
+            tags={"unit": "1"},
+        ),
+    ]
+
+
+def feature_refs(feature_set: FeatureSet) -> list[str]:
+    """All that a set's view serves, spelled as Feast's queries want it."""
+    view = view_name(feature_set)
+    return [f"{view}:{field.name}" for field in fields(feature_set)]
+
+
+def entities(feature_set: FeatureSet) -> list[Entity]:
+    """One entity per join key; sets with the same key share it."""
+    return [
+        Entity(
+            name=key,
+            join_keys=[key],
+            value_type=ValueType.STRING,
+            description=f"what the column {key} names",
+        )
+        for key in join_keys(feature_set)
+    ]
+
+
+def objects(feature_set: FeatureSet, gold_dir: Path) -> list[FeastObject]:
+    """Entities, push source, view and service of one set, over its folder of the gold dataset."""
+    name = view_name(feature_set)
+    tags = {"feature_set": feature_set.name, "version": feature_set.version, **feature_set.labels}
+    gold = FileSource(
+        name=f"{name}_gold",
+        path=str(dataset_folder(feature_set, gold_dir)),
+        file_format=ParquetFormat(),
+        timestamp_field="ts",
+        created_timestamp_column="known_at",
+        description=f"gold dataset of {feature_set.name} {feature_set.version}",
+    )
+    push = PushSource(name=f"{name}_push", batch_source=gold)
+    keys = entities(feature_set)
+    view = FeatureView(
+        name=name,
+        entities=keys,
+        # A vector is the newest until there is a newer one; forgetting is the set's own matter.
+        ttl=timedelta(0),
+        schema=[
+            *(Field(name=key, dtype=String) for key in join_keys(feature_set)),
+            *fields(feature_set),
+        ],
+        source=push,
+        online=True,
+        description=feature_set.description,
+        tags={**tags, "fingerprint": feature_set.fingerprint},
+    )
+    service = FeatureService(
+        name=name, features=[view], description=feature_set.description, tags=tags
+    )
+    return [*keys, push, view, service]
+
+
+def all_objects(feature_sets: Iterable[FeatureSet], gold_dir: Path) -> dict[str, FeastObject]:
+    """The objects of several sets, each once, by kind and name."""
+    found: dict[str, FeastObject] = {}
+    for feature_set in feature_sets:
+        for item in objects(feature_set, gold_dir):
+            found.setdefault(f"{type(item).__name__}_{item.name}", item)
+    return found
