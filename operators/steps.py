@@ -200,7 +200,7 @@ class Coverage(Step):
         samples: Samples = scope.values[self.samples]
         out = np.empty((3, len(scope.block)))
         frames.frame_ends(samples.flat, samples.start, samples.start + samples.length, out)
-        return out[0] / samples.length
+        return out[0] / np.maximum(samples.length, 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,110 @@
+"""A vector is a pure function of the rows in its window: whatever the way they came, the same bits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from feature_repo.bars_from_trades import bars_from_trades, market_from_trades
+from feature_repo.machine import asset_over, machine_at
+from feature_repo.market import market
+from feature_repo.market_lab import market_lab
+from feature_repo.waveform import waveform
+from operators.engine import Engine
+from operators.feature_set import FeatureSet
+from operators.plan import compile_plan
+from tests import strategies
+from tests.driver import (
+    batches,
+    emitted,
+    emitted_by_shards,
+    in_bits,
+    partitions_of,
+    shown,
+)
+from tests.naive import naive_vectors
+from tests.naive_rows import Row
+
+machine = machine_at(20.0)
+SETS = {
+    s.name: s
+    for s in (
+        market, market_lab, bars_from_trades, market_from_trades, waveform, machine,
+        asset_over(machine),
+    )
+}  # fmt: skip
+EXAMPLES = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    max_examples=15,
+)
+
+
+def streams_of(data: st.DataObject, feature_set: FeatureSet) -> dict[str, list[Row]]:
+    """Random rows of every stream that a set reads."""
+    return {s.name: data.draw(strategies.rows(s), label=s.name) for s in feature_set.streams}
+
+
+def arrangement(
+    data: st.DataObject, rows: dict[str, list[Row]], *, end: bool = True
+) -> list[strategies.Read]:
+    """A random way in which the rows are spread, cut and interleaved."""
+    parts = {name: data.draw(strategies.partitions(whole)) for name, whole in rows.items()}
+    return data.draw(strategies.reads(parts, end=end))
+
+
+def assert_close(found: dict[str, Any], expected: dict[str, Any], feature_set: FeatureSet) -> None:
+    """Equal flags and nulls, and numbers within what the two ways of computing may differ by."""
+    assert found["quality"] == expected["quality"], (found, expected)
+    for name in (*feature_set.feature_exprs, "coverage"):
+        value, true = found[name], expected[name]
+        assert math.isnan(value) == (true is None), (name, found, expected)
+        if true is not None:
+            assert value == pytest.approx(float(true), rel=1e-6, abs=1e-6), (name, found, expected)
+
+
+@pytest.mark.parametrize("name", SETS)
+@EXAMPLES
+@given(data=st.data())
+def test_after_every_batch_the_emitted_set_is_what_the_oracle_gives_for_the_clock(
+    name: str, data: st.DataObject
+) -> None:
+    feature_set = SETS[name]
+    rows = streams_of(data, feature_set)
+    reads = arrangement(data, rows)
+    read = batches(feature_set, reads)
+    engine = Engine(compile_plan(feature_set), partitions_of(read))
+    found: dict[Any, dict[str, Any]] = {}
+    for number, batch in enumerate(read):
+        found.update(shown(feature_set, engine.process(batch).vectors))
+        ended = number == len(read) - 1
+        if ended or number % 3 == 0:
+            expected = naive_vectors(feature_set, rows, engine.clock_ns, end=ended)
+            keyed = {
+                (v[feature_set.entity], v.get(feature_set.series or "", ""), v["ts"]): v
+                for v in expected
+            }
+            assert found.keys() == keyed.keys()
+    for identity, vector in found.items():
+        assert_close(vector, keyed[identity], feature_set)
+
+
+@pytest.mark.parametrize("name", SETS)
+@EXAMPLES
+@given(data=st.data())
+def test_cuts_partitions_interleavings_restarts_and_shards_leave_every_bit_alone(
+    name: str, data: st.DataObject
+) -> None:
+    feature_set = SETS[name]
+    rows = streams_of(data, feature_set)
+    one_batch_each = arrangement(data, rows)
+    expected = in_bits(emitted(feature_set, batches(feature_set, one_batch_each)))
+    read = batches(feature_set, arrangement(data, rows))
+    restarts = data.draw(st.lists(st.integers(0, len(read)), max_size=3))
+    assert in_bits(emitted(feature_set, read, restarts=restarts)) == expected
+    shards = data.draw(st.integers(2, 3))
+    assert in_bits(emitted_by_shards(feature_set, read, shards)) == expected
