@@ -7,12 +7,14 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import bytewax.operators as op
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,12 +24,21 @@ from bytewax.testing import TestingSource, run_main
 from feast import FeatureStore
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
-from feast.types import Array, Bool, Float64, Int64, String
+from feast.types import Array, Bool, Float64, Int64, String, from_feast_to_pyarrow_type
 
-from feature_repo.feast_objects import dataset_folder, feature_refs, join_keys, view_name
+from feature_repo.feast_objects import (
+    all_objects,
+    dataset_folder,
+    feature_refs,
+    join_keys,
+    view_name,
+)
+from feature_repo.sets import SERVED
 from feature_repo.store import GoldOfflineStore, apply, open_store
 from feature_repo.training import EVENT_TIME, Join, point_in_time, training_frame
+from operators.batch import Labels, Vectors
 from operators.feature_set import FeatureSet
+from operators.frames import schema
 from operators.streams import Field, Stream
 from sinks.feast import FeastOnline, FeastSink
 
@@ -47,7 +58,6 @@ PROBE = FeatureSet(
 )
 LEVELS = Stream("levels", "asset_id", (Field("value", unit="volt"),))
 ASSET = FeatureSet("asset", "v2", LEVELS, {"mean": LEVELS.col("value").rolling_mean(3)})
-ARROW = {"number": pa.float64(), "count": pa.int64(), "flag": pa.bool_()}
 
 
 def row(key=("A", "1m"), ts=T0, known_at=None, n_rows=1, quality=(), coverage=1.0, **features):
@@ -63,22 +73,13 @@ def row(key=("A", "1m"), ts=T0, known_at=None, n_rows=1, quality=(), coverage=1.
 
 
 def table(rows, feature_set=PROBE):
-    instant = pa.timestamp("ns", "UTC")
-    columns = {
-        name: pa.array([each["key"][i] for each in rows], pa.string())
-        for i, name in enumerate(join_keys(feature_set))
-    }
-    columns["ts"] = pa.array([each["ts"] for each in rows], instant)
-    columns["feature_set"] = pa.array([feature_set.name] * len(rows), pa.string())
-    columns["version"] = pa.array([feature_set.version] * len(rows), pa.string())
-    for name, expr in feature_set.feature_exprs.items():
-        columns[name] = pa.array([each.get(name) for each in rows], ARROW[expr.kind])
-    columns["quality"] = pa.array([each["quality"] for each in rows], pa.list_(pa.string()))
-    columns["coverage"] = pa.array([each["coverage"] for each in rows], pa.float64())
-    columns["known_at"] = pa.array([each["known_at"] for each in rows], instant)
-    columns["n_rows"] = pa.array([each["n_rows"] for each in rows], pa.int64())
-    columns["final"] = pa.array([True] * len(rows), pa.bool_())
-    return pa.table(columns)
+    """Rows as the gold dataset has them."""
+    names = {"feature_set": feature_set.name, "version": feature_set.version, "final": True}
+    keys = join_keys(feature_set)
+    return pa.Table.from_pylist(
+        [{**each, **names, **dict(zip(keys, each["key"], strict=True))} for each in rows],
+        schema(feature_set),
+    )
 
 
 def write_gold(gold, rows, feature_set=PROBE, part="part-0.parquet"):
@@ -144,6 +145,16 @@ def test_apply_needs_no_data_and_derives_all_from_the_set(store, gold, tmp_path)
     assert (tmp_path / "repo" / "data" / "online.db").exists()
 
 
+@pytest.mark.parametrize("feature_set", SERVED, ids=view_name)
+def test_a_view_has_the_columns_and_types_of_the_gold_dataset(feature_set):
+    objects = all_objects([feature_set], Path("gold"))
+    view = objects[f"FeatureView_{view_name(feature_set)}"]
+    columns = schema(feature_set)
+    assert {field.name for field in view.schema} < set(columns.names)
+    for field in view.schema:
+        assert from_feast_to_pyarrow_type(field.dtype) == columns.field(field.name).type
+
+
 def test_versions_of_a_set_are_served_side_by_side(tmp_path, gold):
     newer = FeatureSet("probe", "v2", BARS, {"ret_2": CLOSE.pct_change(2)})
     store = apply(gold, tmp_path, [PROBE, newer])
@@ -161,8 +172,6 @@ def test_a_version_that_makes_no_table_name_is_refused(tmp_path, gold):
 
 
 def test_the_command_feast_apply_registers_the_served_sets(tmp_path):
-    from feature_repo.sets import SERVED
-
     repo = tmp_path / "feature_repo"
     repo.mkdir()
     for name in ("definitions.py", "feature_store.yaml", ".feastignore"):
@@ -213,8 +222,8 @@ def test_series_of_an_entity_are_served_apart_and_a_set_without_series_by_its_ke
 def test_a_null_is_served_as_none_and_not_as_the_value_before(store):
     online = FeastOnline(store, PROBE)
     online.write(table([row(ret=1.0, n=3, up=True, quality=["GAP"])]))
-    online.write(table([row(ts=T0 + 1, coverage=None)]))
-    assert served(store) == {"ret": None, "n": None, "up": None, "quality": [], "coverage": None}
+    online.write(table([row(ts=T0 + 1, coverage=0.0)]))
+    assert served(store) == {"ret": None, "n": None, "up": None, "quality": [], "coverage": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -262,6 +271,46 @@ def test_older_never_replaces_newer_however_writes_are_cut_shuffled_and_resumed(
             assert {key: served(store, key)["ret"] for key in newest} == {
                 key: value for key, (_, value) in newest.items()
             }
+
+
+def test_vectors_are_taken_as_the_engine_gives_them_too(store):
+    vectors = Vectors(
+        keys=Labels(np.array([1, 0], np.int32), ("B", "A")),
+        series=Labels(np.array([0, 0], np.int32), ("1m",)),
+        ts_ns=np.array([T0, T0]),
+        features={
+            "ret": np.array([0.5, np.nan]),
+            "n": np.array([3.0, 1.0]),
+            "up": np.array([1.0, np.nan]),
+        },
+        quality=np.array([3, 0]),
+        coverage=np.array([1.0, 0.5]),
+        known_at_ns=np.array([T0, T0]),
+        n_rows=np.array([3, 1]),
+    )
+    older = table([row(ts=T0 - 1, ret=9.0)])
+    assert FeastOnline(store, PROBE).write(older, vectors) == 2
+    expected = {"ret": 0.5, "n": 3, "up": True, "quality": ["GAP", "STALE"], "coverage": 1.0}
+    assert served(store) == expected
+    expected = {"ret": None, "n": 1, "up": None, "quality": [], "coverage": 0.5}
+    assert served(store, ("B", "1m")) == expected
+
+
+def test_an_hour_that_the_time_zone_of_the_machine_skips_is_an_hour_like_others(
+    store, tmp_path, monkeypatch
+):
+    # Feast reads times from SQLite as local ones, and this one did not exist in New York.
+    at = int(datetime(2024, 3, 10, 2, 30, tzinfo=UTC).timestamp()) * SECOND
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        for late, written in ((0, 1), (-1, 0), (60 * SECOND, 1)):
+            online = FeastOnline(open_store(tmp_path / "repo"), PROBE)
+            assert online.write(table([row(ts=at + late, ret=float(late))])) == written
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert served(store)["ret"] == 60.0 * SECOND
 
 
 def test_every_vector_is_written_or_passed_over(store):
