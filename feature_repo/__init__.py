@@ -1,0 +1,1 @@
+"""The feature sets that Riffle ships, and the Feast repository that follows from them."""
