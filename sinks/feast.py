@@ -85,7 +85,7 @@ class FeastOnline:
         self.written = 0
         self.passed_over = 0
 
-    def write(self, *vectors: pa.Table | Vectors) -> int:
+    def write(self, *vectors: pa.Table | Vectors | pl.DataFrame) -> int:
         """Writes of each entity the newest vector, if none newer is served yet.
 
         Returns:
