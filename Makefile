@@ -72,5 +72,5 @@ $(VENV)/.installed: requirements.lock demo-requirements.lock pyproject.toml | $(
 $(VENV)/.kernels: $(VENV)/.installed $(KERNELS)
 	@echo 'Compiling the kernels ...'
 	@rm -rf $(VENV)/numba-cache
-	@$(BIN)/python -m operators.kernels.warm
+	@$(BIN)/python -m operators.warm
 	@touch $@

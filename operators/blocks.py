@@ -40,10 +40,11 @@ class BlockMaker:
             return ready.get(instants.name)
         if isinstance(instants, Hop):
             return self._hop(index, instants, after_ns, until_ns)
+        if isinstance(instants, OneSeries):
+            block = ready.get(instants.source.name)
+            return self._one_series(index, instants.label, block) if block is not None else None
         if source not in scopes:
             return None
-        if isinstance(instants, OneSeries):
-            return self._one_series(index, instants.label, scopes[source].block)
         assert isinstance(instants, AcrossSeries)
         return self._across(index, scopes[source].block)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from operators.durations import parse_duration_ns
 from operators.expr import (
@@ -28,6 +29,9 @@ from operators.expr import (
 )
 from operators.instants import AcrossSeries, Hop, Instants, digest
 from operators.streams import Stream, input_streams
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ID_COLUMNS = ("ts", "feature_set", "version", "quality", "coverage", "known_at", "n_rows", "final")
 """Columns of every vector but its key, series and features."""
@@ -189,6 +193,26 @@ class FeatureSet:
             *(f"{k}?{e.fingerprint}" for k, e in self.quality.items()),
             self.coverage_expr.fingerprint,
         )  # fmt: skip
+
+    def compute(self, frame: pl.DataFrame | None = None, **frames: pl.DataFrame) -> pl.DataFrame:
+        """The final vectors of whole frames, in this process.
+
+        Args:
+            frame: rows of the input stream, for a set that reads one.
+            frames: rows by the name of their stream, for a set that reads several.
+
+        Returns:
+            A frame of vectors, by key, series and time. Rows that cannot be used are left out with a
+            :class:`operators.notebook.RefusedRowsWarning`.
+
+        Raises:
+            TypeError: when a stream has no frame, or a frame no stream.
+        """
+        from operators.notebook import compute
+
+        if frame is not None and len(self.streams) == 1:
+            frames = {self.streams[0].name: frame, **frames}
+        return compute(self, frames)
 
     def output(self) -> SetOutput:
         """The set's vectors as rows that another set can read."""

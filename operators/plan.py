@@ -136,7 +136,9 @@ def _dependency_order(domains: list[Domain]) -> list[int]:
         if index in order:
             return
         domain = domains[index]
-        for other in sorted({domain.source, *domain.asks} - {index}):
+        # One series is cut from the stream's rows, not from what is computed over them.
+        source = index if isinstance(domain.instants, OneSeries) else domain.source
+        for other in sorted({source, *domain.asks} - {index}):
             visit(other)
         order.append(index)
 

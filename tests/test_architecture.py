@@ -30,11 +30,11 @@ DIRECTION: Mapping[str, frozenset[str]] = {
 }
 
 # The numeric ring is every module of `operators` but these, so that a new module starts inside.
-OUTER_RING = frozenset(f"operators.{name}" for name in ("decode", "extract", "frames", "route"))
+OUTER_RING = frozenset(f"operators.{name}" for name in ("decode", "extract", "frames", "notebook", "warm"))
 RING_LIBRARIES = frozenset({"numpy", "numba", "msgspec"})
 KERNEL_LIBRARIES = frozenset({"numpy", "numba"})
 # Users' frames enter and leave the ring by this door, which is opened on a call, never at load.
-DOOR = "operators.frames"
+DOOR = "operators.notebook"
 
 # Libraries that only these modules, or modules under them, may import.
 HOMES: Mapping[str, frozenset[str]] = {

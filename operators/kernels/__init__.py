@@ -1,6 +1,6 @@
 """The numeric ring: free functions over plain arrays, compiled by numba.
 
-Kernels are compiled once, at set-up (``python -m operators.kernels.warm``), into a cache that the
+Kernels are compiled once, at set-up (``python -m operators.warm``), into a cache that the
 running processes only read: several processes writing one numba cache have crashed it
 (numba issues 4807 and 10128). The cache folder is named after the sources, because numba looks
 only at the file of the outer function when it decides whether a cached one is stale.

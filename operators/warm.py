@@ -1,0 +1,132 @@
+"""Compiles every kernel once, into the cache that running processes read.
+
+Run by set-up and by the image build: ``python -m operators.warm``. It computes each kind of step
+once, over a handful of rows that come late, twice and out of order, as frames and as routed batches.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import polars as pl
+
+from operators.decode import decode
+from operators.engine import Engine
+from operators.expr import Expr, GridCoverage
+from operators.feature_set import FeatureSet
+from operators.notebook import RefusedRowsWarning
+from operators.plan import compile_plan
+from operators.route import of_groups, route
+from operators.snapshot import restore, snapshot
+from operators.streams import Field, Stream
+
+SECOND_NS = 1_000_000_000
+ROWS = 64
+
+bars = Stream(
+    "bars", "id", (Field("x", nullable=True), Field("y")), series="timeframe",
+    series_is_duration=True, max_delay_ns=SECOND_NS,
+)  # fmt: skip
+events = Stream(
+    "events", "id", (Field("event", kind="id"), Field("z")), identity=("event",), sequence="event",
+    max_delay_ns=SECOND_NS,
+)  # fmt: skip
+samples = Stream("samples", "id", (Field("value"),), series="timeframe", rate_hz=1.0)
+messages = Stream(
+    "messages", "id", (Field("rate", above=0.0), Field("values", kind="samples")),
+    series="timeframe", rate_field="rate",
+)  # fmt: skip
+
+
+def rolling(x: Expr, y: Expr, window: int | str) -> list[Expr]:
+    """Every aggregate over one window."""
+    return [
+        x.rolling_mean(window), x.rolling_sum(window), x.rolling_count(window), x.rolling_std(window),
+        x.rolling_var(window), x.rolling_rms(window), x.rolling_skew(window),
+        x.rolling_kurtosis(window), x.rolling_min(window), x.rolling_max(window),
+        x.rolling_first(window), x.rolling_last(window), x.rolling_median(window),
+        x.rolling_slope(window), x.rolling_weighted_mean(y, window), x.rolling_cov(y, window),
+        x.rolling_corr(y, window), x.shift(1), x.ewm_mean(alpha=0.9),
+    ]  # fmt: skip
+
+
+def whole(x: Expr) -> list[Expr]:
+    """Every feature of a frame of samples."""
+    return [
+        x.mean(), x.sum(), x.skew(), x.min(), x.first(), x.zero_crossing_rate(),
+        x.dominant_frequency(), x.spectral_centroid(), x.spectral_bandwidth(),
+        x.spectral_rolloff(), x.spectral_entropy(), x.band_power(0.0, 1.0, of_nyquist=True),
+        GridCoverage(x),
+    ]  # fmt: skip
+
+
+def named(exprs: list[Expr]) -> dict[str, Expr]:
+    """Expressions under numbers."""
+    return {f"f{i}": expr for i, expr in enumerate(exprs)}
+
+
+def sets() -> list[FeatureSet]:
+    """Sets that use every kernel."""
+    x, y, z = bars.col("x"), bars.col("y"), events.col("z")
+    hopping = FeatureSet("hops", "v1", samples.hop("8s", every="4s"), named(whole(samples.col("value"))))
+    rms = hopping.output().col("f0")
+    over_bars = [
+        *rolling(x, y, 4), *rolling(y, x, "3s"), *rolling(z, z, 4), *rolling(z, z, "3s"),
+        bars.elapsed(1), events.elapsed(0), bars.off_grid(), bars.series_seconds(),
+        bars.one_series("1s").col("y"),
+    ]  # fmt: skip
+    across = [rms.across_mean(), rms.across_min(), rms.across_max(), rms.across_count()]
+    return [
+        FeatureSet("rows", "v1", bars, named(over_bars), ttl="1h"),
+        hopping,
+        FeatureSet("across", "v1", hopping.output().across_series(), named([*across, rms.across_corr(3)])),
+        FeatureSet("messages", "v1", messages, named(whole(messages.col("values")))),
+    ]  # fmt: skip
+
+
+def frames() -> dict[str, pl.DataFrame]:
+    """A few rows of each stream: out of order, twice, late."""
+    rng = np.random.default_rng(0)
+    seconds = np.concatenate([np.arange(ROWS), [ROWS - 2, 5]]) + 1_600_000_000
+    ts_ns = seconds * SECOND_NS
+    count = len(ts_ns)
+    arrival_ns = np.maximum.accumulate(ts_ns)
+    base = {"id": ["a", "b/c"] * (count // 2), "timeframe": ["1s"] * count, "ts_ns": ts_ns}
+    numbers = rng.standard_normal(count)
+    return {
+        "bars": pl.DataFrame({**base, "arrival_ts_ns": arrival_ns, "x": numbers, "y": numbers}),
+        "events": pl.DataFrame(
+            {**base, "arrival_ts_ns": arrival_ns, "event": ["e"] * count, "z": numbers}
+        ),
+        "samples": pl.DataFrame({**base, "id": ["a"] * count, "value": numbers}),
+        "messages": pl.DataFrame(
+            {**base, "rate": [8.0] * count, "values": [list(numbers[:8])] * count}
+        ),
+    }
+
+
+def warm() -> None:
+    """Runs every set over the rows: whole, and cut, routed and restored."""
+    rows = frames()
+    texts = rows["bars"].with_columns(ts=pl.lit("2020-09-13T12:26:40Z")).drop("ts_ns")
+    decode(bars, texts)
+    for feature_set in sets():
+        inputs = {stream.name: rows[stream.name] for stream in feature_set.streams}
+        feature_set.compute(**inputs)
+        plan = compile_plan(feature_set)
+        parts = [(name, "frame") for name in inputs]
+        engine = Engine(plan, parts)
+        for stream in feature_set.streams:
+            for start in range(0, ROWS, 16):
+                batch, _ = decode(stream, inputs[stream.name].slice(start, 16))
+                for _, part in route(of_groups(batch, frozenset(range(64)))):
+                    engine.process(part)
+                engine = restore(plan, parts, snapshot(engine))
+        engine.provisional()
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RefusedRowsWarning)  # the late rows are meant
+        warm()
