@@ -1,0 +1,1 @@
+"""Where rows come from: files, one module a format, and what reads them in step."""
