@@ -89,7 +89,6 @@ class Batch:
             columns=columns,
         )
 
-
     def slice(self, start: int, stop: int) -> Batch:
         """The rows ``start .. stop``, without copying them."""
         rows = slice(start, stop)

@@ -31,7 +31,12 @@ class BlockMaker:
         return index
 
     def make(
-        self, index: int, ready: dict[str, Block], scopes: dict[int, Scope], after_ns: int, until_ns: int
+        self,
+        index: int,
+        ready: dict[str, Block],
+        scopes: dict[int, Scope],
+        after_ns: int,
+        until_ns: int,
     ) -> Block | None:
         """The block of a domain that the blocks made so far bring about; None if empty."""
         instants = self.plan.domains[index].instants
@@ -124,9 +129,7 @@ class BlockMaker:
         ts_ns = block.ts_ns[last]
         order = np.lexsort((rank, ts_ns, entity))
         entity, ts_ns = entity[order], ts_ns[order]
-        fresh = np.concatenate(
-            [[True], (entity[1:] != entity[:-1]) | (ts_ns[1:] != ts_ns[:-1])]
-        )
+        fresh = np.concatenate([[True], (entity[1:] != entity[:-1]) | (ts_ns[1:] != ts_ns[:-1])])
         start = np.flatnonzero(fresh)
         segment_run, first = np.unique(entity[start], return_index=True)
         members = last[order]

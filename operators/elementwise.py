@@ -68,6 +68,12 @@ def _or(a: Array, b: Array) -> Array:
     return result
 
 
+def _fill_null(a: Array, b: Array) -> Array:
+    result = a.copy()
+    np.copyto(result, b, where=np.isnan(a))
+    return result
+
+
 def _when(condition: Array, value: Array, other: Array) -> Array:
     return np.where(np.isnan(condition), np.nan, np.where(condition != 0.0, value, other))
 
@@ -89,7 +95,9 @@ def _no_unit(where: str, units: Sequence[Unit | None]) -> Unit:
 def _dimensionless(where: str, units: Sequence[Unit | None]) -> Unit:
     for unit in units:
         if unit not in (None, ONE):
-            msg = f"{where}: the operand must have no unit (divide by a reference first), got {unit}"
+            msg = (
+                f"{where}: the operand must have no unit (divide by a reference first), got {unit}"
+            )
             raise TypeError(msg)
     return ONE
 
@@ -142,7 +150,7 @@ _TABLE = (
     Elementwise("not", lambda a: 1.0 - a, _no_unit, "~{}", "flag", takes_flags=True, scale="exact"),
     Elementwise("is_null", lambda a: np.isnan(a).astype(np.float64), _no_unit, "is_null({})",
                 "flag", scale="exact", nulls="never null"),
-    Elementwise("fill_null", lambda a, b: np.where(np.isnan(a), b, a), _equal_units,
+    Elementwise("fill_null", _fill_null, _equal_units,
                 "fill_null({}, {})", scale="exact", nulls="null where both are null"),
     Elementwise("when", _when, _chosen, "when({}).then({}).otherwise({})", scale="exact",
                 nulls="null where the condition or the chosen value is null"),

@@ -46,7 +46,9 @@ def complete_until_ns(clock_ns: int, arrives: bool, max_delay_ns: int) -> int:
     """Instant up to which a stream is complete when its input ends at a clock.
 
     Args:
+        clock_ns: its clock.
         arrives: whether the clock is one of arrivals, which trail the rows' times.
+        max_delay_ns: how far they may trail.
     """
     return clock_ns - max_delay_ns - 1 if arrives else clock_ns
 
@@ -96,7 +98,9 @@ class Engine:
         """
         source = (batch.stream, batch.partition)
         if source not in self.clocks:
-            msg = f"partition {source}: must be one of those declared at start, {sorted(self.clocks)}"
+            msg = (
+                f"partition {source}: must be one of those declared at start, {sorted(self.clocks)}"
+            )
             raise KeyError(msg)
         output = Output()
         if len(batch):

@@ -4,30 +4,28 @@ Names follow polars and pandas. An expression is a value: building one computes 
 type, unit, warm-up and formula are checked and known at once.
 
 Nulls: arithmetic and comparisons with a null are null, and a result that is not finite (a division
-by zero, the logarithm of a negative number) is null; ``&`` and ``|`` are Kleene's. Windows skip null
-rows, and are null with fewer than ``min_samples`` others.
+by zero, the logarithm of a negative number) is null; ``&`` and ``|`` are Kleene's. Windows skip
+null rows, and are null with fewer than ``min_samples`` others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from operators import aggregates as agg
 from operators.durations import parse_duration_ns, show_duration
 from operators.elementwise import FUNCTIONS, Elementwise
+from operators.fluent import Fluent
 from operators.instants import Instants, digest
-from operators.kernels import spectra
+from operators.measures import SpectralMeasure
 from operators.units import ONE, Unit
 
 SECOND = Unit.named("s")
-SMOOTHING_REMAINDER = 1e-12
-"""Share of the oldest value that an exponential mean may still hold when its window ends."""
 
 
 def refuse(where: str, must: str, got: object) -> NoReturn:
@@ -88,15 +86,17 @@ class Whole:
 Window = Rows | Span | Whole
 
 
-def _window(where: str, window: int | str) -> Window:
+def _window(where: str, window: int | str | None) -> Window:
+    if window is None:
+        return Whole()
     if isinstance(window, str):
         return Span(parse_duration_ns(window))
-    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+    if type(window) is not int or window < 1:
         refuse(where, "a window must be a number of rows of at least 1 or a duration", repr(window))
     return Rows(window)
 
 
-class Expr:
+class Expr(Fluent):
     """An expression. Build one from a column: ``bars.col("close").pct_change(1)``."""
 
     kind: str = "number"
@@ -144,363 +144,40 @@ class Expr:
     def __repr__(self) -> str:
         return f"<{self.kind} [{self.unit}] {self.formula}>"
 
-    def __bool__(self) -> NoReturn:
-        refuse(f"`{self.formula}`", "an expression has no truth value; use &, | and ~", "a bool context")
-
-    # -- arithmetic, comparison -------------------------------------------------------------
+    # -- what the methods of Fluent build ---------------------------------------------------
 
     def _apply(self, name: str, *others: Operand) -> Expr:
         return Function(FUNCTIONS[name], (self, *map(as_expr, others)))
 
-    def __add__(self, other: Operand) -> Expr:
-        return self._apply("+", other)
+    def _operand(self, other: Operand) -> Expr:
+        return as_expr(other)
 
-    def __radd__(self, other: Operand) -> Expr:
-        return as_expr(other) + self
+    def _refuse(self, method: str, must: str, got: object) -> NoReturn:
+        refuse(f"`{self.formula}`{method}", must, got)
 
-    def __sub__(self, other: Operand) -> Expr:
-        return self._apply("-", other)
-
-    def __rsub__(self, other: Operand) -> Expr:
-        return as_expr(other) - self
-
-    def __mul__(self, other: Operand) -> Expr:
-        return self._apply("*", other)
-
-    def __rmul__(self, other: Operand) -> Expr:
-        return as_expr(other) * self
-
-    def __truediv__(self, other: Operand) -> Expr:
-        return self._apply("/", other)
-
-    def __rtruediv__(self, other: Operand) -> Expr:
-        return as_expr(other) / self
-
-    def __neg__(self) -> Expr:
-        return self._apply("negative")
-
-    def __lt__(self, other: Operand) -> Expr:
-        return self._apply("<", other)
-
-    def __le__(self, other: Operand) -> Expr:
-        return self._apply("<=", other)
-
-    def __gt__(self, other: Operand) -> Expr:
-        return self._apply(">", other)
-
-    def __ge__(self, other: Operand) -> Expr:
-        return self._apply(">=", other)
-
-    def __eq__(self, other: object) -> Expr:  # type: ignore[override]
-        return self._apply("==", other)  # type: ignore[arg-type]
-
-    def __ne__(self, other: object) -> Expr:  # type: ignore[override]
-        return self._apply("!=", other)  # type: ignore[arg-type]
-
-    __hash__ = object.__hash__
-
-    def __and__(self, other: Operand) -> Expr:
-        return self._apply("&", other)
-
-    def __or__(self, other: Operand) -> Expr:
-        return self._apply("|", other)
-
-    def __invert__(self) -> Expr:
-        return self._apply("not")
-
-    def abs(self) -> Expr:
-        """Absolute value."""
-        return self._apply("abs")
-
-    def log(self) -> Expr:
-        """Natural logarithm; null at or below zero."""
-        return self._apply("log")
-
-    def exp(self) -> Expr:
-        """Exponential."""
-        return self._apply("exp")
-
-    def sqrt(self) -> Expr:
-        """Square root; null below zero."""
-        return self._apply("sqrt")
-
-    def is_null(self) -> Expr:
-        """Whether there is no value; never null itself."""
-        return self._apply("is_null")
-
-    def fill_null(self, value: Operand) -> Expr:
-        """The value, or another one where it is null."""
-        return self._apply("fill_null", value)
-
-    def clip(self, low: Operand, high: Operand) -> Expr:
-        """The value, brought into ``low .. high``."""
-        return max_of(min_of(self, high), low)
-
-    # -- rows before ------------------------------------------------------------------------
-
-    def shift(self, rows: int = 1) -> Expr:
-        """The value so many rows before."""
+    def _before(self, rows: int) -> Expr:
         return Shift(self, rows)
 
-    def diff(self, rows: int = 1) -> Expr:
-        """The value minus the one so many rows before."""
-        return self - self.shift(rows)
-
-    def pct_change(self, rows: int = 1) -> Expr:
-        """Relative change since so many rows before: ``x / x.shift(rows) - 1``."""
-        return self / self.shift(rows) - 1.0
-
-    # -- windows ----------------------------------------------------------------------------
-
-    def _roll(
+    def _over(
         self,
         aggregate: agg.Aggregate,
-        window: int | str,
-        min_samples: int | None,
+        window: int | str | None,
+        min_samples: int | None = None,
         *others: Expr,
         parameter: float = 0.0,
     ) -> Expr:
-        where = f"`{self.formula}`.rolling_{aggregate.name}"
-        return Windowed(
-            aggregate, (self, *others), _window(where, window), min_samples, parameter
-        )
+        where = f"`{self.formula}`.{aggregate.name}"
+        args = (self, *others)
+        return Windowed(aggregate, args, _window(where, window), min_samples, parameter)
 
-    def rolling_mean(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Mean over the last rows, or over (t - span, t].
-
-        Args:
-            window: a number of rows, the current one included, or a duration such as ``"1h"``.
-            min_samples: rows with a value without which the result is null; by default all of
-                a number of rows, and 1 (or what the formula needs) of a duration.
-        """
-        return self._roll(agg.MEAN, window, min_samples)
-
-    def rolling_sum(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Sum; arguments as for :meth:`rolling_mean`."""
-        return self._roll(agg.SUM, window, min_samples)
-
-    def rolling_count(self, window: int | str) -> Expr:
-        """Number of rows with a value; 0, never null, for an empty window."""
-        return self._roll(agg.COUNT, window, 0)
-
-    def rolling_std(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Sample standard deviation."""
-        return self._roll(agg.STD, window, min_samples)
-
-    def rolling_var(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Sample variance."""
-        return self._roll(agg.VAR, window, min_samples)
-
-    def rolling_rms(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Root mean square."""
-        return self._roll(agg.RMS, window, min_samples)
-
-    def rolling_skew(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Population skewness g1."""
-        return self._roll(agg.SKEW, window, min_samples)
-
-    def rolling_kurtosis(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Population excess kurtosis g2."""
-        return self._roll(agg.KURTOSIS, window, min_samples)
-
-    def rolling_min(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Smallest value."""
-        return self._roll(agg.MIN, window, min_samples)
-
-    def rolling_max(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Largest value."""
-        return self._roll(agg.MAX, window, min_samples)
-
-    def rolling_first(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Oldest value."""
-        return self._roll(agg.FIRST, window, min_samples)
-
-    def rolling_last(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Newest value."""
-        return self._roll(agg.LAST, window, min_samples)
-
-    def rolling_median(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Median."""
-        return self._roll(agg.QUANTILE, window, min_samples, parameter=0.5)
-
-    def rolling_quantile(
-        self, quantile: float, window: int | str, min_samples: int | None = None
-    ) -> Expr:
-        """Quantile by linear interpolation between order statistics."""
-        _check_quantile(f"`{self.formula}`.rolling_quantile", quantile)
-        return self._roll(agg.QUANTILE, window, min_samples, parameter=quantile)
-
-    def rolling_slope(self, window: int | str, min_samples: int | None = None) -> Expr:
-        """Least-squares slope over event time, per second."""
-        return self._roll(agg.SLOPE, window, min_samples)
-
-    def rolling_weighted_mean(
-        self, weights: Expr, window: int | str, min_samples: int | None = None
-    ) -> Expr:
-        """Mean weighted by another column of the same rows."""
-        return self._roll(agg.WEIGHTED_MEAN, window, min_samples, weights)
-
-    def rolling_cov(self, other: Expr, window: int | str, min_samples: int | None = None) -> Expr:
-        """Sample covariance with another column of the same rows."""
-        return self._roll(agg.COV, window, min_samples, other)
-
-    def rolling_corr(self, other: Expr, window: int | str, min_samples: int | None = None) -> Expr:
-        """Pearson's correlation with another column of the same rows."""
-        return self._roll(agg.CORR, window, min_samples, other)
-
-    def ewm_mean(self, *, alpha: float | None = None, span: float | None = None) -> Expr:
-        """Exponential mean over so many rows that the rest weighs less than 1e-12.
-
-        Args:
-            alpha: weight of the newest row, in (0, 1).
-            span: the same as ``alpha = 2 / (span + 1)``, as pandas and TA-Lib's EMA have it.
-                Wilder's smoothing over n rows (TA-Lib's RSI, ATR) is ``alpha=1/n``.
-        """
-        where = f"`{self.formula}`.ewm_mean"
-        if (alpha is None) == (span is None):
-            refuse(where, "exactly one of `alpha` and `span` must be given", f"{alpha=}, {span=}")
-        weight = alpha if alpha is not None else 2.0 / (float(span or 0) + 1.0)
-        if not 0.0 < weight < 1.0:
-            refuse(where, "the weight of the newest row must be in (0, 1)", weight)
-        rows = math.ceil(math.log(SMOOTHING_REMAINDER) / math.log1p(-weight))
-        return Windowed(agg.EWM_MEAN, (self,), Rows(rows), None, weight)
-
-    # -- the window of the set itself: a hop, or a message ----------------------------------
-
-    def _whole(self, aggregate: agg.Aggregate, *others: Expr, parameter: float = 0.0) -> Expr:
-        return Windowed(aggregate, (self, *others), Whole(), None, parameter)
-
-    def mean(self) -> Expr:
-        """Mean over the set's own window: its hop, or the samples of its message."""
-        return self._whole(agg.MEAN)
-
-    def sum(self) -> Expr:
-        """Sum over the set's own window."""
-        return self._whole(agg.SUM)
-
-    def count(self) -> Expr:
-        """Number of values in the set's own window."""
-        return self._whole(agg.COUNT)
-
-    def std(self) -> Expr:
-        """Sample standard deviation over the set's own window."""
-        return self._whole(agg.STD)
-
-    def var(self) -> Expr:
-        """Sample variance over the set's own window."""
-        return self._whole(agg.VAR)
-
-    def rms(self) -> Expr:
-        """Root mean square over the set's own window."""
-        return self._whole(agg.RMS)
-
-    def skew(self) -> Expr:
-        """Population skewness over the set's own window."""
-        return self._whole(agg.SKEW)
-
-    def kurtosis(self) -> Expr:
-        """Population excess kurtosis over the set's own window."""
-        return self._whole(agg.KURTOSIS)
-
-    def min(self) -> Expr:
-        """Smallest value of the set's own window."""
-        return self._whole(agg.MIN)
-
-    def max(self) -> Expr:
-        """Largest value of the set's own window."""
-        return self._whole(agg.MAX)
-
-    def first(self) -> Expr:
-        """Oldest value of the set's own window."""
-        return self._whole(agg.FIRST)
-
-    def last(self) -> Expr:
-        """Newest value of the set's own window."""
-        return self._whole(agg.LAST)
-
-    def median(self) -> Expr:
-        """Median of the set's own window."""
-        return self._whole(agg.QUANTILE, parameter=0.5)
-
-    def quantile(self, quantile: float) -> Expr:
-        """Quantile of the set's own window."""
-        _check_quantile(f"`{self.formula}`.quantile", quantile)
-        return self._whole(agg.QUANTILE, parameter=quantile)
-
-    def slope(self) -> Expr:
-        """Slope over event time, per second, over the set's own window."""
-        return self._whole(agg.SLOPE)
-
-    def weighted_mean(self, weights: Expr) -> Expr:
-        """Mean over the set's own window, weighted by another column."""
-        return self._whole(agg.WEIGHTED_MEAN, weights)
-
-    def cov(self, other: Expr) -> Expr:
-        """Sample covariance over the set's own window."""
-        return self._whole(agg.COV, other)
-
-    def corr(self, other: Expr) -> Expr:
-        """Correlation over the set's own window."""
-        return self._whole(agg.CORR, other)
-
-    def zero_crossing_rate(self) -> Expr:
-        """Share of neighbouring samples whose signs differ; zero counts as positive."""
+    def _crossings(self) -> Expr:
         return ZeroCrossings(self)
 
-    def dominant_frequency(self) -> Expr:
-        """Frequency, in Hz, of the greatest power density but that at zero."""
-        return Spectral(self, DOMINANT_FREQUENCY)
+    def _spectral(self, measure: SpectralMeasure, low: float, high: float, shares: bool) -> Expr:
+        return Spectral(self, measure, low, high, shares)
 
-    def spectral_centroid(self) -> Expr:
-        """Mean frequency in Hz, weighted by power density."""
-        return Spectral(self, CENTROID)
-
-    def spectral_bandwidth(self) -> Expr:
-        """Root of the weighted mean square distance from the centroid, in Hz."""
-        return Spectral(self, BANDWIDTH)
-
-    def spectral_rolloff(self, share: float = 0.85) -> Expr:
-        """Lowest frequency, in Hz, at or below which this share of the power lies."""
-        return Spectral(self, ROLLOFF, share)
-
-    def spectral_entropy(self) -> Expr:
-        """Shannon entropy of the normalised power density, in [0, 1]."""
-        return Spectral(self, ENTROPY)
-
-    def band_power(self, low: float, high: float, *, of_nyquist: bool = False) -> Expr:
-        """Power in ``low <= f < high``.
-
-        Args:
-            low, high: in Hz, or as shares of the Nyquist frequency.
-            of_nyquist: whether they are shares.
-        """
-        if not 0.0 <= low < high or (of_nyquist and high > 1.0):
-            refuse(f"`{self.formula}`.band_power", "0 <= low < high (<= 1 of Nyquist)", (low, high))
-        return Spectral(self, BAND_POWER, float(low), float(high), of_nyquist)
-
-    # -- across the series of an entity -----------------------------------------------------
-
-    def across_mean(self) -> Expr:
-        """Mean over the entity's series at this instant."""
-        return Across(self, "mean")
-
-    def across_min(self) -> Expr:
-        """Smallest over the entity's series at this instant."""
-        return Across(self, "min")
-
-    def across_max(self) -> Expr:
-        """Largest over the entity's series at this instant."""
-        return Across(self, "max")
-
-    def across_count(self) -> Expr:
-        """Number of the entity's series with a value at this instant."""
-        return Across(self, "count")
-
-    def across_corr(self, rows: int) -> Expr:
-        """Mean correlation of all pairs of series over their last rows."""
-        if rows < 3:
-            refuse(f"`{self.formula}`.across_corr", "`rows` must be at least 3", rows)
-        return Across(self, "corr", rows)
+    def _across(self, how: str, rows: int = 0) -> Expr:
+        return Across(self, how, rows)
 
 
 Operand = Expr | float | int | bool
@@ -515,18 +192,13 @@ def common_home(exprs: tuple[Expr, ...]) -> Instants | None:
     return next(iter(homes.values())) if len(homes) == 1 else None
 
 
-def as_expr(value: Operand) -> Expr:
+def as_expr(value: object) -> Expr:
     """The expression, or the number as a constant one."""
     if isinstance(value, Expr):
         return value
-    if isinstance(value, (bool, int, float, np.floating, np.integer)) and math.isfinite(value):
+    if isinstance(value, (int, float, np.floating, np.integer)) and math.isfinite(value):
         return Constant(float(value), "flag" if isinstance(value, bool) else "number")
     refuse("an operand", "must be an expression or a finite number", repr(value))
-
-
-def _check_quantile(where: str, quantile: float) -> None:
-    if not 0.0 <= quantile <= 1.0:
-        refuse(where, "a quantile must be in [0, 1]", quantile)
 
 
 def _number(where: str, arg: Expr) -> None:
@@ -704,7 +376,7 @@ class Shift(Expr):
     def __post_init__(self) -> None:
         where = f"`{self.arg.formula}`.shift"
         _number(where, self.arg)
-        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
+        if type(self.rows) is not int or self.rows < 1:
             refuse(where, "`rows` must be a whole number of at least 1", repr(self.rows))
 
     @property
@@ -810,7 +482,9 @@ class Windowed(Expr):
             inner.append(f"{self.parameter:.6g}")
         if not isinstance(self.window, Whole):
             inner.append(str(self.window))
-        prefix = "" if isinstance(self.window, Whole) or self.aggregate is agg.EWM_MEAN else "rolling_"
+        prefix = (
+            "" if isinstance(self.window, Whole) or self.aggregate is agg.EWM_MEAN else "rolling_"
+        )
         return f"{_operand(self.args[0])}.{prefix}{self.aggregate.name}({', '.join(inner)})"
 
     def parameters(self) -> tuple[object, ...]:
@@ -837,41 +511,6 @@ class ZeroCrossings(Expr):
     @property
     def formula(self) -> str:
         return f"{_operand(self.arg)}.zero_crossing_rate()"
-
-
-@dataclass(frozen=True, slots=True)
-class SpectralMeasure:
-    """A number read off a power density."""
-
-    name: str
-    kernel: Callable[..., Any]
-    unit: Callable[[Unit], Unit]
-    scale: str
-    formula: str
-
-
-def _hertz(unit: Unit) -> Unit:
-    return Unit.named("Hz")
-
-
-DOMINANT_FREQUENCY = SpectralMeasure(
-    "dominant_frequency", spectra.dominant_frequency, _hertz, "a bin", "argmax_{f > 0} P(f)"
-)
-CENTROID = SpectralMeasure(
-    "spectral_centroid", spectra.centroid, _hertz, "Nyquist", "sum(f P) / sum(P)"
-)
-BANDWIDTH = SpectralMeasure(
-    "spectral_bandwidth", spectra.bandwidth, _hertz, "Nyquist", "sqrt(sum((f - c)^2 P) / sum(P))"
-)
-ROLLOFF = SpectralMeasure(
-    "spectral_rolloff", spectra.rolloff, _hertz, "a bin", "min f: sum(P up to f) >= share sum(P)"
-)
-ENTROPY = SpectralMeasure(
-    "spectral_entropy", spectra.entropy, lambda unit: ONE, "1", "-sum(p log p) / log(bins)"
-)
-BAND_POWER = SpectralMeasure(
-    "band_power", spectra.band_power, lambda unit: unit * unit, "mean square", "sum(P df) in band"
-)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -948,7 +587,9 @@ class Across(Expr):
         where = f"`{self.formula}`"
         _number(where, self.arg)
         if self.arg.home is None or self.arg.home.series is None:
-            refuse(where, "must be over the rows of series", f"`{self.arg.formula}`, which has none")
+            refuse(
+                where, "must be over the rows of series", f"`{self.arg.formula}`, which has none"
+            )
 
     @property
     def args(self) -> tuple[Expr, ...]:  # type: ignore[override]

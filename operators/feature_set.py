@@ -75,7 +75,7 @@ class FeatureSet:
         if not self.features:
             refuse(f"feature set `{self.name}`", "must have at least one feature", "none")
         taken = {*ID_COLUMNS, self.entity, self.series or "", *self.labels}
-        for name, expr in self.features.items():
+        for name, expr in self.feature_exprs.items():
             where = f"feature set `{self.name}`, feature `{name}`"
             if not name.isidentifier() or "__" in name or name != name.lower():
                 refuse(where, "a name must be lower snake case without `__`", repr(name))
@@ -84,7 +84,7 @@ class FeatureSet:
             self._check(where, expr)
         for name, condition in self.quality.items():
             where = f"feature set `{self.name}`, flag `{name}`"
-            if not isinstance(condition, Expr) or condition.kind != "flag":
+            if as_expr(condition).kind != "flag":
                 refuse(where, "must be a condition", condition)
             self._check(where, condition)
         self._check(f"feature set `{self.name}`, coverage", self.coverage_expr)
@@ -98,14 +98,20 @@ class FeatureSet:
                 refuse(where, f"must be keyed by `{self.entity}`", f"`{expr.at.entity}`")
             return
         if isinstance(expr, Column) and expr.kind == "samples":
-            refuse(where, "must be one value per vector; take a feature of the samples", expr.formula)
+            refuse(
+                where, "must be one value per vector; take a feature of the samples", expr.formula
+            )
         if isinstance(expr, Across):
             if not (
                 isinstance(self.emit, AcrossSeries)
                 and expr.arg.home is not None
                 and expr.arg.home.fingerprint == self.emit.source.fingerprint
             ):
-                refuse(where, f"`{expr.formula}` needs a set that emits across those series", self.instants.name)
+                refuse(
+                    where,
+                    f"`{expr.formula}` needs a set that emits across those series",
+                    self.instants.name,
+                )
             return
         framed = isinstance(expr, (Spectral, ZeroCrossings, GridCoverage))
         if framed or (isinstance(expr, Windowed) and isinstance(expr.window, Whole)):
@@ -127,7 +133,9 @@ class FeatureSet:
                 refuse(where, "is not available over samples", expr.aggregate.name)
             return
         if not isinstance(self.emit, Hop):
-            refuse(where, "needs a set that emits per hop or per message", f"`{self.instants.name}`")
+            refuse(
+                where, "needs a set that emits per hop or per message", f"`{self.instants.name}`"
+            )
         if source is None or source.fingerprint != self.emit.source.fingerprint:
             refuse(where, f"must be over rows of `{self.emit.source.name}`", expr.args[0].formula)
         if framed and (not isinstance(source, Stream) or source.rate_hz is None):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -40,7 +42,7 @@ class Cache:
             forget(self.marks)
 
 
-def _grown(array: npt.NDArray[np.generic], length: int) -> npt.NDArray[np.generic]:  # type: ignore[type-arg]
+def _grown(array: npt.NDArray[Any], length: int) -> npt.NDArray[Any]:
     grown = np.zeros((length, *array.shape[1:]), dtype=array.dtype)
     grown[: len(array)] = array
     return grown
@@ -119,7 +121,7 @@ class RunTable:
             for array in self._arrays().values():
                 runs.apply_moves(array, array, moves)
 
-    def _arrays(self) -> dict[str, npt.NDArray[np.generic]]:  # type: ignore[type-arg]
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"ts": self.ts, "known": self.known, "floors": self.floors, **self.columns}
 
     def _repack(self, segment_run: Int64s, segment_start: Int64s) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -163,9 +164,7 @@ def ordered(stream: Stream, rows: Rows, run_count: int) -> Ordered:
     nothing = np.zeros(0, np.int64)
     if ordering.count_ties(ts_ns, segment_start) == 0:
         none = rows.take(nothing)
-        return Ordered(
-            rows.take(order), segment_run, segment_start, False, nothing, nothing, none
-        )
+        return Ordered(rows.take(order), segment_run, segment_start, False, nothing, nothing, none)
     tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))
     ranked, fate = _settle_ties(stream, rows, order[tied])
     order[tied] = ranked
@@ -205,7 +204,9 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
     """Orders rows that share their instant with another one.
 
     Args:
-        tied: the rows, grouped by run and time.
+        stream: their declaration.
+        rows: all rows.
+        tied: those to order, grouped by run and time.
 
     Returns:
         The rows in their final order, and what becomes of each.
@@ -221,7 +222,7 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
         by_identity = np.lexsort((*content[::-1], rows.arrival_ns[tied], *identity, ts_ns, run))
         same = _equal_to_next([run, ts_ns, *identity], by_identity)
         bounds = np.flatnonzero(np.concatenate([[True], ~same, [True]]))
-        for begin, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for begin, stop in pairwise(bounds):
             if stop - begin > 1:
                 group = by_identity[begin:stop]
                 fate[group] = _fates(stream, group, content)

@@ -124,9 +124,7 @@ def compile_plan(feature_set: FeatureSet) -> Plan:
     coverage = compiler.at(feature_set.coverage_expr, output)
     _share_moments(compiler.domains)
     order = _dependency_order(compiler.domains)
-    return Plan(
-        feature_set, compiler.domains, order, output.index, features, quality, coverage
-    )
+    return Plan(feature_set, compiler.domains, order, output.index, features, quality, coverage)
 
 
 def _dependency_order(domains: list[Domain]) -> list[int]:
@@ -171,7 +169,13 @@ def _share_moments(domains: list[Domain]) -> None:
                     steps.append(wider_step)
             elif isinstance(step, Finish) and step.sums in shared:
                 steps.append(
-                    Finish(step.key, shared[step.sums], step.aggregate, step.parameter, step.min_samples)
+                    Finish(
+                        step.key,
+                        shared[step.sums],
+                        step.aggregate,
+                        step.parameter,
+                        step.min_samples,
+                    )
                 )
             elif step not in steps:
                 steps.append(step)
@@ -371,5 +375,3 @@ class _Compiler:
             expr.fingerprint, density, expr.measure.kernel, expr.low, expr.high, expr.of_nyquist
         )
         return self.add(domain, step)
-
-

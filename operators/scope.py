@@ -68,7 +68,12 @@ class Scope:
     """One settled block of one kind of rows, while the plan's steps run over it."""
 
     def __init__(
-        self, domain: int, block: Block, tables: list[RunTable], links: Links, scopes: dict[int, Scope]
+        self,
+        domain: int,
+        block: Block,
+        tables: list[RunTable],
+        links: Links,
+        scopes: dict[int, Scope],
     ) -> None:
         self.domain = domain
         self.block = block
@@ -138,8 +143,10 @@ class Links:
     """Which run of one kind belongs to which run of another."""
 
     def __init__(self, tables: list[RunTable], same_runs: list[int], by_series: list[bool]) -> None:
-        """
+        """Links between the tables.
+
         Args:
+            tables: the recent rows of each kind.
             same_runs: for each kind the kind whose run numbers it shares; itself if none.
             by_series: for each kind whether its runs are series, not entities.
         """

@@ -134,10 +134,7 @@ def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
         table.keys,
         {name: _pack(array) for name, array in per_run.items()},
         {name: _pack(runs.pack(array, base, start, end)) for name, array in per_row.items()},
-        {
-            name: _pack(runs.pack(array, base, start, end))
-            for name, array in table.columns.items()
-        },
+        {name: _pack(runs.pack(array, base, start, end)) for name, array in table.columns.items()},
         dict(domain.stored),
     )
 
@@ -218,10 +215,10 @@ def restore(
     engine.account.counts[: len(found.account)] = found.account
     for domain, table in zip(plan.domains, engine.tables, strict=True):
         fingerprint = domain.instants.fingerprint
-        section = found.sections.get(fingerprint)
         donor = fresh.sections[fingerprint] if fresh else None
-        if section is None or _too_short(domain, section):
-            section, donor = donor, donor
+        section = found.sections.get(fingerprint, donor)
+        if section is not None and donor is not None and _too_short(domain, section):
+            section = donor
         assert section is not None
         _fill(table, section, donor)
     for name, pending in found.pending.items():
@@ -264,9 +261,7 @@ def _check(plan: Plan, found: Snapshot, fresh: Snapshot | None) -> None:
             raise SnapshotMismatchError(msg)
     elif lacking:
         kept = sorted(
-            formula
-            for section in found.sections.values()
-            for formula in section.formulas.values()
+            formula for section in found.sections.values() for formula in section.formulas.values()
         )
         msg = (
             f"{where}: the plan needs {lacking}, which it does not hold; it holds {kept}. Start with "
@@ -297,7 +292,7 @@ def missing_sections(plan: Plan, found: Snapshot) -> list[str]:
 def _fill(table: RunTable, section: Section, donor: Section | None) -> None:
     """Puts a section's rows into an empty table; columns it lacks come from the donor."""
     for key in section.keys:
-        table.add(tuple(key))
+        table.add(key)
     per_run = {name: _unpack(packed) for name, packed in section.per_run.items()}
     count = len(section.keys)
     length = per_run["end"] - per_run["first"]

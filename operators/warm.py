@@ -69,7 +69,9 @@ def named(exprs: list[Expr]) -> dict[str, Expr]:
 def sets() -> list[FeatureSet]:
     """Sets that use every kernel."""
     x, y, z = bars.col("x"), bars.col("y"), events.col("z")
-    hopping = FeatureSet("hops", "v1", samples.hop("8s", every="4s"), named(whole(samples.col("value"))))
+    hopping = FeatureSet(
+        "hops", "v1", samples.hop("8s", every="4s"), named(whole(samples.col("value")))
+    )
     rms = hopping.output().col("f0")
     over_bars = [
         *rolling(x, y, 4), *rolling(y, x, "3s"), *rolling(z, z, 4), *rolling(z, z, "3s"),

@@ -27,7 +27,8 @@ def _sources_digest() -> str:
 
 
 if "NUMBA_CACHE_DIR" not in os.environ:
-    config.CACHE_DIR = str(Path(sys.prefix) / "numba-cache" / _sources_digest())
+    folder = Path(sys.prefix) / "numba-cache" / _sources_digest()
+    config.CACHE_DIR = str(folder)  # type: ignore[attr-defined]
 
 kernel = njit(cache=True, nogil=True, fastmath=False, parallel=False, error_model="numpy")
 """Decorator of a kernel that Python calls."""

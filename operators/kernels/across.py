@@ -64,9 +64,7 @@ def across_corr(column, ts, floors, members, start, instant_ns, rows, base, firs
         pairs, total = 0.0, 0.0
         for i in range(start[q], start[q + 1]):
             s = members[i]
-            s_end = first_at_or_after(
-                ts, base[s] + first[s], base[s] + end[s], instant_ns[q] + 1
-            )
+            s_end = first_at_or_after(ts, base[s] + first[s], base[s] + end[s], instant_ns[q] + 1)
             s_low = base[s] + max(s_end - base[s] - rows, floors[s_end - 1])
             for j in range(i + 1, start[q + 1]):
                 t = members[j]

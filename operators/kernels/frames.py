@@ -100,7 +100,9 @@ def zero_crossing_rate(flat, lo, hi, result):
 
 
 @kernel
-def snap_to_grid(x, ts, run, start, base, lo, hi, query_ns, length, period_ns, jitter_ns, shift, out):
+def snap_to_grid(
+    x, ts, run, start, base, lo, hi, query_ns, length, period_ns, jitter_ns, shift, out
+):
     """Samples of hop windows laid on their grid, float64[queries, length]; NaN where none is.
 
     Cell ``k`` of the window that ends at ``t`` stands for the instant ``t - (length - k) * period``

@@ -14,7 +14,18 @@ from operators.kernels.split import first_at_or_after
 
 @kernel
 def plan_moves(
-    segment_run, segment_start, ts, place, room, base, first, end, keep_rows, keep_from_ns, used, size
+    segment_run,
+    segment_start,
+    ts,
+    place,
+    room,
+    base,
+    first,
+    end,
+    keep_rows,
+    keep_from_ns,
+    used,
+    size,
 ):
     """Makes room for the new rows of each segment, forgetting rows that no window can reach.
 
@@ -43,7 +54,9 @@ def plan_moves(
             continue
         start = base[s] + first[s]
         stop = base[s] + end[s]
-        stale = min(first_at_or_after(ts, start, stop, keep_from_ns + 1), max(stop - keep_rows, start))
+        stale = min(
+            first_at_or_after(ts, start, stop, keep_from_ns + 1), max(stop - keep_rows, start)
+        )
         live = stop - stale
         if 2 * (live + new) <= room[s]:
             target = place[s]
@@ -261,7 +274,9 @@ def integers_before(column, query_run, query_start, hi, base, first, default):
 
 
 @kernel
-def hop_instants(ts, base, first, end, after_ns, until_ns, length_ns, every_ns, offset_ns, closed_right):
+def hop_instants(
+    ts, base, first, end, after_ns, until_ns, length_ns, every_ns, offset_ns, closed_right
+):
     """Ends of the hop windows in (after, until] that hold at least one row.
 
     Returns:
@@ -303,7 +318,11 @@ def hop_instants(ts, base, first, end, after_ns, until_ns, length_ns, every_ns, 
             segment_start[present] = begun
             present += 1
     segment_start[present] = count
-    return segment_run[:present].copy(), segment_start[: present + 1].copy(), instants[:count].copy()
+    return (
+        segment_run[:present].copy(),
+        segment_start[: present + 1].copy(),
+        instants[:count].copy(),
+    )
 
 
 @kernel

@@ -8,8 +8,8 @@ nothing is subtracted, so nothing drifts and a bad print leaves with its window.
 stays, a row costs one step and one join; when it moves, both sides are rebuilt, which happens
 about once per window length.
 
-Values are taken relative to one row of the window (the first valid one of the prefix, or the last
-valid one of the suffix while the prefix has none), so that sums of powers do not cancel.
+Values and times are taken relative to one row of the window (the first valid one of the prefix, or
+the last valid one of the suffix while the prefix has none), so that sums of powers do not cancel.
 
 What a family (one file each) provides::
 
@@ -18,7 +18,7 @@ What a family (one file each) provides::
     back(acc, x, y, rx, ry, seconds, p)  the aggregate with a newer row put behind it
     join(out, q, older, newer, rx, ry)   writes the results of query ``q`` into ``out[:, q]``
 
-where ``rx, ry`` are the reference values, ``seconds`` is the row's time since the split, and ``p``
+where ``rx, ry`` are the reference values, ``seconds`` is the row's time since that row's, and ``p``
 is the family's parameter.
 
 State kept between calls is a cache: it is rebuilt from the rows when it does not fit, and is
@@ -201,14 +201,14 @@ def sliding(
                 acc = zero()
                 for r in range(cut - 1, low - 1, -1):
                     if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
-                        seconds = (ts[b + r] - split_ns) * SECONDS_PER_NS
+                        seconds = (ts[b + r] - ts[b + reference]) * SECONDS_PER_NS
                         acc = front(acc, x[b + r], y[b + r], rx, ry, seconds, p)
                     save(acc, suffix, b + r, 0)
                 acc = zero()
                 done = cut
             for r in range(done, high):
                 if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
-                    seconds = (ts[b + r] - split_ns) * SECONDS_PER_NS
+                    seconds = (ts[b + r] - ts[b + reference]) * SECONDS_PER_NS
                     acc = back(acc, x[b + r], y[b + r], rx, ry, seconds, p)
             done = high
             older = zero()
