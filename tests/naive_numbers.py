@@ -273,7 +273,8 @@ def aggregate(a: Arithmetic, expr: Windowed, window: Sequence[Sample]) -> Value:
         return a.number(len(rows.x))
     if len(rows.x) < expr.min_samples:
         return None
-    return a.checked(AGGREGATES[expr.aggregate.name](a, rows, expr.parameter))
+    numbers = Window(rows.t, list(map(a.number, rows.x)), list(map(a.number, rows.y)))
+    return a.checked(AGGREGATES[expr.aggregate.name](a, numbers, expr.parameter))
 
 
 # -- the promised accuracy ----------------------------------------------------------------------

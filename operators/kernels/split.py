@@ -107,26 +107,27 @@ def first_at_or_after(ts, start, end, instant_ns):
 
 
 @inlined
+def first_valid(x, y, start, end):
+    """First index in ``start .. end`` at which neither value is NaN; ``end`` if there is none."""
+    while start < end and not (x[start] == x[start] and y[start] == y[start]):
+        start += 1
+    return start
+
+
+@inlined
+def last_valid(x, y, start, end):
+    """Last index in ``start .. end`` at which neither value is NaN; ``start - 1`` if none."""
+    end -= 1
+    while end >= start and not (x[end] == x[end] and y[end] == y[end]):
+        end -= 1
+    return end
+
+
+@inlined
 def sliding(
-    zero,
-    front,
-    back,
-    join,
-    p,
-    segment_run,
-    segment_owner,
-    segment_start,
-    base,
-    ts,
-    x,
-    y,
-    lo,
-    hi,
-    marks,
-    state,
-    suffix,
-    out,
-):
+    zero, front, back, join, p, segment_run, segment_owner, segment_start, base, ts, x, y, lo, hi,
+    marks, state, suffix, out,
+):  # fmt: skip
     """Aggregates of the windows ``lo[q] .. hi[q]`` of runs of rows.
 
     Args:
@@ -174,25 +175,13 @@ def sliding(
             )
             if not rebuild and reference < cut:
                 # The prefix had no valid row: does it have one now?
-                for r in range(done, high):
-                    if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
-                        rebuild = True
-                        break
+                rebuild = first_valid(x, y, b + done, b + high) < b + high
             if rebuild:
                 split_ns, level = roundest(oldest_ns, newest_ns)
                 cut = first_at_or_after(ts, b + low, b + high, split_ns) - b
-                reference = cut
-                while reference < high and not (
-                    x[b + reference] == x[b + reference] and y[b + reference] == y[b + reference]
-                ):
-                    reference += 1
+                reference = first_valid(x, y, b + cut, b + high) - b
                 if reference == high:
-                    reference = cut - 1
-                    while reference >= low and not (
-                        x[b + reference] == x[b + reference]
-                        and y[b + reference] == y[b + reference]
-                    ):
-                        reference -= 1
+                    reference = last_valid(x, y, b + low, b + cut) - b
                 rx = 0.0
                 ry = 0.0
                 if reference >= low:
