@@ -1,8 +1,8 @@
 """`bars_from_trades`: OHLCV bars of any timeframe.
 
-The bar that ends at ``t`` holds the trades in [t - timeframe, t), as exchanges cut them; its ``ts`` is
-``t``. Open and close are the prices of the first and the last trade in the order of (time, trade id),
-volume is the sum of the sizes. A span without a trade has no bar.
+The bar that ends at ``t`` holds the trades in [t - timeframe, t), as exchanges cut them; its
+``ts`` is ``t``. Open and close are the prices of the first and the last trade in the order of
+(time, trade id), volume is the sum of the sizes. A span without a trade has no bar.
 """
 
 from __future__ import annotations

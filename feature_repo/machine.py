@@ -1,12 +1,13 @@
 """`machine` and `asset`: features of sampled channels per hop, and of an asset over its channels.
 
 `machine` has a window of 1 s every 0.5 s, [t - 1 s, t), per channel; formulas in
-:mod:`feature_repo.vibration`. Samples snap to the grid of the declared rate within 10 % of a period;
-with a cell empty, spectra are null and GAP is raised, while moments use the samples there are.
+:mod:`feature_repo.vibration`. Samples snap to the grid of the declared rate within 10 % of a
+period; with a cell empty, spectra are null and GAP is raised, while moments use the samples there
+are.
 
-`asset` has one vector per asset for each instant at which any of its channels has one: means, maxima
-and spreads over the channels, and the mean correlation of all pairs of channels' rms over the last 20
-instants.
+`asset` has one vector per asset for each instant at which any of its channels has one: means,
+maxima and spreads over the channels, and the mean correlation of all pairs of channels' rms over
+the last 20 instants.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`market`: returns, volatility and news sentiment per bar.
 
-With ``c`` the close of a bar that ends at ``t``, bars counted per instrument and timeframe, and news
-of the instrument in (t - 1 h, t], sentiment ``s`` and confidence ``w``:
+With ``c`` the close of a bar that ends at ``t``, bars counted per instrument and timeframe, and
+news of the instrument in (t - 1 h, t], sentiment ``s`` and confidence ``w``:
 
 =======================  ==========================================================
 feature                  formula

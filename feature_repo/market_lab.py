@@ -15,12 +15,13 @@ ema_12, ema_26      exponential means of c, alpha = 2 / 13 and 2 / 27 (TA-Lib EM
 macd                ema_12 - ema_26
 rsi_14              100 G / (G + L), G and L Wilder's means of rises and falls (TA-Lib RSI)
 atr_14              Wilder's mean of max(h - l, |h - c[1]|, |l - c[1]|) (TA-Lib ATR)
-bollinger_position  (c - lower) / (upper - lower), bands 2 population deviations from the 20-bar mean
+bollinger_position  (c - lower) / (upper - lower), bands 2 deviations from the 20-bar mean
 bollinger_width     (upper - lower) / mean
 ==================  =====================================================================
 
 Exponential means run over so many bars that the rest weighs less than 1e-12, so that they are the
-same from any start; `riffle describe market_lab` says how many. Wilder's mean over n has alpha 1 / n.
+same from any start; `riffle describe market_lab` says how many. Wilder's mean over n bars has
+alpha 1 / n.
 """
 
 from __future__ import annotations
@@ -37,9 +38,7 @@ close, volume = bars.col("close"), bars.col("volume")
 ret_1 = close.pct_change(1)
 rise = max_of(close.diff(1), 0.0).ewm_mean(alpha=1 / 14)
 fall = max_of(-close.diff(1), 0.0).ewm_mean(alpha=1 / 14)
-true_range = max_of(
-    high - low, max_of((high - close.shift(1)).abs(), (low - close.shift(1)).abs())
-)
+true_range = max_of(high - low, max_of((high - close.shift(1)).abs(), (low - close.shift(1)).abs()))
 ema_12, ema_26 = close.ewm_mean(span=12), close.ewm_mean(span=26)
 middle = close.rolling_mean(20)
 reach = 2.0 * sqrt(19 / 20) * close.rolling_std(20)

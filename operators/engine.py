@@ -1,8 +1,8 @@
 """The incremental engine: a plain object that takes batches and clocks and gives vectors.
 
-Rows wait in a pending tail until the clock has passed their time by the allowed delay; then they are
-settled: applied in their order, once and for good. What is emitted for a clock depends on the rows
-alone, not on how they were cut into batches, spread over partitions, or interleaved.
+Rows wait in a pending tail until the clock has passed their time by the allowed delay; then they
+are settled: applied in their order, once and for good. What is emitted for a clock depends on the
+rows alone, not on how they were cut into batches, spread over partitions, or interleaved.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ class Engine:
             )
             raise KeyError(msg)
         output = Output()
+        if batch.arrival_ns is not None:  # an empty batch tells it too, to key groups without rows
+            self.account.has_arrival[batch.stream] = True
         if len(batch):
             self._take(batch, output)
         self.clocks[source] = max(self.clocks[source], batch.clock_ns)
@@ -119,7 +121,6 @@ class Engine:
         part = self.account.number[batch.stream, batch.partition]
         self.account.add(part, Fate.IN, len(batch))
         if batch.arrival_ns is not None:
-            self.account.has_arrival[batch.stream] = True
             late = batch.arrival_ns - batch.ts_ns > stream.max_delay_ns
             if late.any():
                 reason = f"arrived more than {stream.max_delay_ns} ns after its time"

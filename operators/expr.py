@@ -18,12 +18,13 @@ from typing import NoReturn
 import numpy as np
 
 from operators import aggregates as agg
-from operators.durations import parse_duration_ns, show_duration
+from operators.durations import parse_duration_ns
 from operators.elementwise import FUNCTIONS, Elementwise
 from operators.fluent import Fluent
 from operators.instants import Instants, digest
 from operators.measures import SpectralMeasure
 from operators.units import ONE, Unit
+from operators.windows import Rows, Span, WarmUp, Whole, Window
 
 SECOND = Unit.named("s")
 
@@ -32,58 +33,6 @@ def refuse(where: str, must: str, got: object) -> NoReturn:
     """Raises the error of a declaration that does not fit."""
     msg = f"{where}: {must}, got {got}"
     raise TypeError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class WarmUp:
-    """What must have been seen before a value is the one that any earlier start would give."""
-
-    rows: int = 1
-    span_ns: int = 0
-
-    def then(self, rows: int, span_ns: int) -> WarmUp:
-        """After this, a window of so many rows or so long a span."""
-        return WarmUp(self.rows + rows, self.span_ns + span_ns)
-
-    def both(self, other: WarmUp) -> WarmUp:
-        """Enough for this and the other."""
-        return WarmUp(max(self.rows, other.rows), max(self.span_ns, other.span_ns))
-
-    def __str__(self) -> str:
-        shown = [f"{self.rows} rows"] if self.rows > 1 else []
-        shown += [show_duration(self.span_ns)] if self.span_ns else []
-        return " and ".join(shown) or "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A window over a number of rows, the current one included."""
-
-    rows: int
-
-    def __str__(self) -> str:
-        return f"{self.rows} rows"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A window over (t - span, t]."""
-
-    span_ns: int
-
-    def __str__(self) -> str:
-        return show_duration(self.span_ns)
-
-
-@dataclass(frozen=True, slots=True)
-class Whole:
-    """The window of the feature set itself: its hop window, or the samples of its message."""
-
-    def __str__(self) -> str:
-        return "the set's window"
-
-
-Window = Rows | Span | Whole
 
 
 def _window(where: str, window: int | str | None) -> Window:
@@ -204,6 +153,20 @@ def as_expr(value: object) -> Expr:
 def _number(where: str, arg: Expr) -> None:
     if arg.kind == "samples":
         refuse(where, "must be over one value per row; take a feature of the samples first", arg)
+
+
+class OfFrame(Expr):
+    """A feature of a whole frame of samples, at the set's own instants."""
+
+    arg: Expr
+
+    @property
+    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
+        return (self.arg,)
+
+    @property
+    def home(self) -> Instants | None:
+        return None
 
 
 class Leaf(Expr):
@@ -492,7 +455,7 @@ class Windowed(Expr):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ZeroCrossings(Expr):
+class ZeroCrossings(OfFrame):
     """Share of sign changes in a frame."""
 
     arg: Expr
@@ -501,20 +464,12 @@ class ZeroCrossings(Expr):
     cost_ns: int = 300
 
     @property
-    def home(self) -> Instants | None:
-        return None
-
-    @property
-    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
-        return (self.arg,)
-
-    @property
     def formula(self) -> str:
         return f"{_operand(self.arg)}.zero_crossing_rate()"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Spectral(Expr):
+class Spectral(OfFrame):
     """A number read off the one-sided power density of a frame, Hann taper, mean removed."""
 
     arg: Expr
@@ -524,14 +479,6 @@ class Spectral(Expr):
     of_nyquist: bool = False
     nulls: str = "null (and GAP) unless every sample is there; null without power"
     cost_ns: int = 3000
-
-    @property
-    def home(self) -> Instants | None:
-        return None
-
-    @property
-    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
-        return (self.arg,)
 
     @property
     def unit(self) -> Unit:  # type: ignore[override]
@@ -553,20 +500,12 @@ class Spectral(Expr):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class GridCoverage(Expr):
+class GridCoverage(OfFrame):
     """Share of a hop window's grid cells, or of a message's samples, that hold a value."""
 
     arg: Expr
     nulls: str = "never null"
     cost_ns: int = 300
-
-    @property
-    def home(self) -> Instants | None:
-        return None
-
-    @property
-    def args(self) -> tuple[Expr, ...]:  # type: ignore[override]
-        return (self.arg,)
 
     @property
     def formula(self) -> str:

@@ -20,8 +20,6 @@ from operators.expr import (
     Operand,
     SeriesSeconds,
     Spectral,
-    WarmUp,
-    Whole,
     Windowed,
     ZeroCrossings,
     as_expr,
@@ -29,6 +27,7 @@ from operators.expr import (
 )
 from operators.instants import AcrossSeries, Hop, Instants, digest
 from operators.streams import Stream, input_streams
+from operators.windows import WarmUp, Whole
 
 if TYPE_CHECKING:
     import polars as pl
@@ -196,9 +195,9 @@ class FeatureSet:
     def fingerprint(self) -> str:
         """Identity of the whole declaration."""
         return digest(
-            "set", self.name, self.version, self.instants.fingerprint, self.ttl, sorted(self.labels.items()),
-            *(f"{k}={e.fingerprint}" for k, e in self.feature_exprs.items()),
-            *(f"{k}?{e.fingerprint}" for k, e in self.quality.items()),
+            "set", self.name, self.version, self.instants.fingerprint, self.ttl,
+            sorted(self.labels.items()), *(f"{k}={e.fingerprint}" for k, e in
+            self.feature_exprs.items()), *(f"{k}?{e.fingerprint}" for k, e in self.quality.items()),
             self.coverage_expr.fingerprint,
         )  # fmt: skip
 
@@ -210,8 +209,8 @@ class FeatureSet:
             frames: rows by the name of their stream, for a set that reads several.
 
         Returns:
-            A frame of vectors, by key, series and time. Rows that cannot be used are left out with a
-            :class:`operators.notebook.RefusedRowsWarning`.
+            A frame of vectors, by key, series and time. Rows that cannot be used are left out with
+            a :class:`operators.notebook.RefusedRowsWarning`.
 
         Raises:
             TypeError: when a stream has no frame, or a frame no stream.

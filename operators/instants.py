@@ -61,7 +61,8 @@ class Hop(Instants):
 
     def __post_init__(self) -> None:
         if self.closed not in {"left", "right"}:
-            msg = f"hop over `{self.source.name}`: `closed` must be 'left' or 'right', got {self.closed!r}"
+            where = f"hop over `{self.source.name}`"
+            msg = f"{where}: `closed` must be 'left' or 'right', got {self.closed!r}"
             raise ValueError(msg)
         if self.every_ns > self.length_ns:
             msg = (

@@ -1,8 +1,9 @@
 """Rows that have arrived and are not settled yet, and the order in which they will be applied.
 
-Rows of a run are applied by (time, sequence, content). Of rows with the same identity one is applied:
-the same content again is a duplicate; other content is a correction, and the greatest (arrival,
-content) wins, or, where the stream allows no corrections, the first stays and the others are dead.
+Rows of a run are applied by (time, sequence, content). Of rows with the same identity one is
+applied: the same content again is a duplicate; other content is a correction, and the greatest
+(arrival, content) wins, or, where the stream allows no corrections, the first stays and the others
+are dead.
 """
 
 from __future__ import annotations

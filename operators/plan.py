@@ -18,12 +18,9 @@ from operators.expr import (
     Function,
     GridCoverage,
     OffGrid,
-    Rows,
     SeriesSeconds,
     Shift,
-    Span,
     Spectral,
-    Whole,
     Windowed,
     ZeroCrossings,
     common_home,
@@ -51,6 +48,7 @@ from operators.steps import (
     Step,
 )
 from operators.streams import OneSeries, Stream
+from operators.windows import Rows, Span, Whole
 
 
 @dataclass(slots=True)
@@ -237,26 +235,23 @@ class _Compiler:
 
     def at(self, expr: Expr, domain: Domain) -> str:
         """The key of an expression evaluated at a domain's rows."""
-        if isinstance(expr, SetColumn):
-            home = self.domain(expr.at)
-            if home is domain:
-                return self.at(expr.expr, domain)
-            return self._last(expr.expr, home, domain)
-        if isinstance(expr, Constant):
-            return self.add(domain, Fill(expr.fingerprint, expr.value))
         if isinstance(expr, Column):
             home = self.domain(expr.at)
-            if home is domain:
-                return self.add(domain, ReadColumn(expr.fingerprint, expr.name))
-            return self._last(expr, home, domain)
+            if home is not domain:
+                return self._last(expr, home, domain)
+            if isinstance(expr, SetColumn):
+                return self.at(expr.expr, domain)
+            return self.add(domain, ReadColumn(expr.fingerprint, expr.name))
+        if isinstance(expr, Constant):
+            return self.add(domain, Fill(expr.fingerprint, expr.value))
         if isinstance(expr, Function):
             args = tuple(self.at(arg, domain) for arg in expr.args)
             return self.add(domain, Apply(expr.fingerprint, expr.function, args))
         if isinstance(expr, Shift):
             home = self._home(expr.arg, domain)
             column = self.stored(expr.arg, home, domain, WindowSpec(rows=expr.rows + 1))
-            step = LookBack(self._key(expr, home, domain), home.index, column, expr.rows)
-            return self.add(domain, step)
+            key = self._key(expr, home, domain)
+            return self.add(domain, LookBack(key, home.index, column, expr.rows))
         if isinstance(expr, Windowed):
             return self._windowed(expr, domain)
         return self._other(expr, domain)

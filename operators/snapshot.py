@@ -243,8 +243,8 @@ def _check(plan: Plan, found: Snapshot, fresh: Snapshot | None) -> None:
         raise SnapshotMismatchError(msg)
     if found.bits_version != BITS_VERSION:
         msg = (
-            f"{where}: kernels must be of BITS_VERSION {found.bits_version}, got {BITS_VERSION}; the "
-            "same rows would give other bits, so rebuild it from the input"
+            f"{where}: kernels must be of BITS_VERSION {found.bits_version}, got {BITS_VERSION}; "
+            "the same rows would give other bits, so rebuild it from the input"
         )
         raise SnapshotMismatchError(msg)
     lacking = missing_sections(plan, found)
@@ -264,8 +264,8 @@ def _check(plan: Plan, found: Snapshot, fresh: Snapshot | None) -> None:
             formula for section in found.sections.values() for formula in section.formulas.values()
         )
         msg = (
-            f"{where}: the plan needs {lacking}, which it does not hold; it holds {kept}. Start with "
-            "--warm-up to rebuild them from the input, or with an empty recovery directory"
+            f"{where}: the plan needs {lacking}, which it does not hold; it holds {kept}. Start "
+            "with --warm-up to rebuild them from the input, or with an empty recovery directory"
         )
         raise SnapshotMismatchError(msg)
 

@@ -1,7 +1,8 @@
 """Compiles every kernel once, into the cache that running processes read.
 
 Run by set-up and by the image build: ``python -m operators.warm``. It computes each kind of step
-once, over a handful of rows that come late, twice and out of order, as frames and as routed batches.
+once, over a handful of rows that come late, twice and out of order, as frames and as routed
+batches.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ messages = Stream(
 def rolling(x: Expr, y: Expr, window: int | str) -> list[Expr]:
     """Every aggregate over one window."""
     return [
-        x.rolling_mean(window), x.rolling_sum(window), x.rolling_count(window), x.rolling_std(window),
-        x.rolling_var(window), x.rolling_rms(window), x.rolling_skew(window),
+        x.rolling_mean(window), x.rolling_sum(window), x.rolling_count(window),
+        x.rolling_std(window), x.rolling_var(window), x.rolling_rms(window), x.rolling_skew(window),
         x.rolling_kurtosis(window), x.rolling_min(window), x.rolling_max(window),
         x.rolling_first(window), x.rolling_last(window), x.rolling_median(window),
         x.rolling_slope(window), x.rolling_weighted_mean(y, window), x.rolling_cov(y, window),
@@ -78,13 +79,17 @@ def sets() -> list[FeatureSet]:
         bars.elapsed(1), events.elapsed(0), bars.off_grid(), bars.series_seconds(),
         bars.one_series("1s").col("y"),
     ]  # fmt: skip
-    across = [rms.across_mean(), rms.across_min(), rms.across_max(), rms.across_count()]
+    across = [
+        rms.across_mean(), rms.across_min(), rms.across_max(), rms.across_count(),
+        rms.across_corr(3),
+    ]  # fmt: skip
+    asset = hopping.output().across_series()
     return [
         FeatureSet("rows", "v1", bars, named(over_bars), ttl="1h"),
         hopping,
-        FeatureSet("across", "v1", hopping.output().across_series(), named([*across, rms.across_corr(3)])),
+        FeatureSet("across", "v1", asset, named(across)),
         FeatureSet("messages", "v1", messages, named(whole(messages.col("values")))),
-    ]  # fmt: skip
+    ]
 
 
 def frames() -> dict[str, pl.DataFrame]:

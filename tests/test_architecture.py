@@ -256,8 +256,8 @@ BROKEN = {
         "operators.brand_new:1 imports pyarrow.compute",
     ),
     "the ring opens the door at load": (
-        {"operators/frames.py": "", "operators/engine.py": "from operators import frames"},
-        "operators.engine:1 imports operators.frames at load",
+        {"operators/notebook.py": "", "operators/engine.py": "from operators import frames"},
+        "operators.engine:1 imports operators.notebook at load",
     ),
     "the ring reads the outer ring": (
         {"operators/decode.py": "", "operators/plan.py": "import operators.decode"},
@@ -327,7 +327,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
             "operators/__init__.py": "",
             "operators/kernels/__init__.py": "import numba\nfrom operators.kernels import sums",
             "operators/kernels/sums.py": "import math\nimport numpy.typing as npt",
-            "operators/frames.py": "import polars\nfrom operators.plan import Plan",
+            "operators/notebook.py": "import polars\nfrom operators.plan import Plan",
             "operators/plan.py": """\
                 from typing import TYPE_CHECKING
                 import msgspec
@@ -335,7 +335,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
                 if TYPE_CHECKING:
                     import polars as pl
                 def compute():
-                    from operators.frames import compute
+                    from operators.notebook import compute
                 """,
             "operators/decode.py": "import pyarrow",
             "operators/extract.py": "import bytewax.operators\nfrom operators import plan",

@@ -55,8 +55,9 @@ def across_corr(column, ts, floors, members, start, instant_ns, rows, base, firs
     """Mean of Pearson's correlations of all pairs of series over their common instants.
 
     Query ``q`` looks at the series ``members[start[q]:start[q + 1]]`` (run numbers, in the order of
-    their names) and at the last ``rows`` rows of each up to ``instant_ns[q]``. A pair with values at
-    fewer than half as many common instants, or without spread, is left out; NaN without any pair.
+    their names) and at the last ``rows`` rows of each up to ``instant_ns[q]``. A pair with values
+    at fewer than half as many common instants, or without spread, is left out; NaN without any
+    pair.
     """
     a = np.empty(rows, np.float64)
     b = np.empty(rows, np.float64)
@@ -84,15 +85,15 @@ def across_corr(column, ts, floors, members, start, instant_ns, rows, base, firs
                         if column[r] == column[r] and column[w] == column[w]:
                             a[n] = column[r]
                             b[n] = column[w]
-                            mean_a += a[n]
-                            mean_b += b[n]
+                            mean_a += a[n] - a[0]
+                            mean_b += b[n] - b[0]
                             n += 1
                         r += 1
                         w += 1
                 if 2 * n < rows:
                     continue
-                mean_a /= n
-                mean_b /= n
+                mean_a = a[0] + mean_a / n
+                mean_b = b[0] + mean_b / n
                 aa, bb, ab = 0.0, 0.0, 0.0
                 for k in range(n):
                     aa += (a[k] - mean_a) ** 2

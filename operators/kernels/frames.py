@@ -12,7 +12,7 @@ from operators.kernels import kernel
 
 @kernel
 def frame_moments(flat, lo, hi, out):
-    """Rows of ``out``: count of valid samples, mean, sums of the 2nd to 4th powers of deviations."""
+    """Rows of ``out``: count of valid samples, mean, sums of powers 2 to 4 of deviations."""
     for q in range(lo.shape[0]):
         n = 0.0
         total = 0.0

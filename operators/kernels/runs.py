@@ -1,7 +1,7 @@
 """The arena in which each run keeps its recent rows, and the places of windows in it.
 
-Row ``r`` of run ``s`` (rows are numbered from the run's first ever) lies at ``base[s] + r`` of every
-column of the arena. A run owns ``room[s]`` places from ``place[s]`` on.
+Row ``r`` of run ``s`` (rows are numbered from the run's first ever) lies at ``base[s] + r`` of
+every column of the arena. A run owns ``room[s]`` places from ``place[s]`` on.
 """
 
 from __future__ import annotations
