@@ -1,0 +1,1 @@
+"""The flows, what starts them, and the `riffle` command."""

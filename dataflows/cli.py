@@ -1,0 +1,190 @@
+"""The `riffle` command: what it is asked, in words; `dataflows.commands` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from operators.kernels.hashing import KEY_GROUPS
+
+app = typer.Typer(
+    name="riffle",
+    help="Feature vectors from streams: live, in replay and in backfill, with the same bits.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+REFUSED = 2
+"""Exit code of a command that was asked for what cannot be."""
+
+SetName = Annotated[
+    str, typer.Argument(metavar="SET", help="Name of a shipped set, or MODULE:ATTRIBUTE of yours.")
+]
+Inputs = Annotated[
+    list[str],
+    typer.Option(
+        "--input", "-i", metavar="STREAM=PATH",
+        help="A .parquet, .csv or .jsonl file, or a folder of them; at least one per stream.",
+    ),
+]  # fmt: skip
+
+
+def _console() -> Console:
+    console = Console()
+    # A log has no width; what is read there must not be cut to that of some terminal.
+    return console if console.is_terminal else Console(width=160)
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Prints what a user can mend without a traceback, and ends with code 2."""
+    from dataflows.manifest import RecoveryError
+    from dataflows.named_sets import UnknownSetError
+    from dataflows.processes import FailedProcessError
+    from dataflows.settings import SettingsError
+    from dataflows.shards import UnsplittableError
+    from operators.decode import RefusedInputError
+    from sinks.dataset import UnreadableError
+    from sinks.shelf import OccupiedError
+
+    refused = (
+        RecoveryError, UnknownSetError, SettingsError, UnsplittableError, RefusedInputError,
+        UnreadableError, OccupiedError,
+    )  # fmt: skip
+    try:
+        yield
+    except (*refused, FailedProcessError) as error:
+        said = Text.assemble(("error: ", "bold red"), str(error))
+        Console(stderr=True, soft_wrap=True).print(said)
+        raise typer.Exit(1 if isinstance(error, FailedProcessError) else REFUSED) from None
+
+
+@app.command()
+def sets(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """List the shipped feature sets.
+
+    Example: [bold]riffle sets --json | jq '.[].name'[/bold]
+    """
+    from dataflows.commands.describe import show_sets
+
+    show_sets(_console(), as_json=as_json)
+
+
+@app.command()
+def describe(name: SetName) -> None:
+    """Show what a set computes: formula, unit, warm-up, null rule, error scale and cost.
+
+    Examples: [bold]riffle describe market[/bold], [bold]riffle describe my_features:wide[/bold]
+    """
+    from dataflows.commands.describe import show_set
+
+    with _in_words():
+        show_set(_console(), name)
+
+
+@app.command()
+def compute(
+    name: SetName,
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
+) -> None:
+    """Compute a set over files, in one process and without Bytewax.
+
+    Example: [bold]riffle compute market_lab --input bars=data/bars.csv --output lab.parquet[/bold]
+    """
+    from dataflows.commands.compute import run
+
+    with _in_words():
+        run(_console(), name, inputs, output)
+
+
+@app.command()
+def backfill(
+    name: SetName,
+    inputs: Inputs,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the dataset.")],
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=1, max=KEY_GROUPS, help="Number of processes.")
+    ] = 1,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="One Bytewax cluster instead of separate shards.")
+    ] = False,
+    batch_rows: Annotated[int | None, typer.Option(min=1, help="The most rows of a batch.")] = None,
+    recovery: Annotated[
+        Path | None,
+        typer.Option(help="Directory of snapshots, where a run that was stopped resumes."),
+    ] = None,
+    snapshot_every: Annotated[
+        int | None, typer.Option(min=0, help="Seconds between two snapshots.")
+    ] = None,
+    feast: Annotated[
+        Path | None, typer.Option(help="Feast repository whose online store is fed too.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the vectors of another run.")
+    ] = False,
+) -> None:
+    """Compute a set over files into a dataset, by Bytewax, in one or more processes.
+
+    Example: [bold]riffle backfill market --input bars=data/bars --input news=data/news.jsonl
+    --output gold --workers 4 --recovery state[/bold]
+
+    Give the same command again to resume a run that was killed, or to go on when the inputs have
+    more files. SIGTERM or Ctrl-C drains: the state is kept, nothing is cut short.
+    """
+    from dataflows import launch
+    from dataflows.commands.backfill import run
+
+    request = launch.Request(
+        name, inputs, output, workers, cluster, batch_rows or launch.BATCH_ROWS, recovery,
+        launch.SNAPSHOT_EVERY_S if snapshot_every is None else snapshot_every, feast, overwrite,
+    )  # fmt: skip
+    with _in_words():
+        run(_console(), request)
+
+
+@app.command()
+def diff(
+    left: Annotated[Path, typer.Argument(metavar="A", help="A Parquet file or dataset folder.")],
+    right: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+) -> None:
+    """Compare the final vectors of two datasets bit for bit; exit 1 if any differ.
+
+    Example: [bold]riffle diff lab.parquet gold/feature_set=market_lab[/bold]
+    """
+    from dataflows.commands.diff import diff as compare
+
+    with _in_words():
+        equal = compare(_console(), left, right)
+    if not equal:
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for everything the demo writes.")
+    ] = Path("demo"),
+) -> None:
+    """Replay real market bars, trades and waveforms, and write a report with plots."""
+    from dataflows.demo import demo as play
+
+    play(output)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

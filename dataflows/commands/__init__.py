@@ -1,0 +1,1 @@
+"""What the subcommands of `riffle` do; `dataflows.cli` says how they are called."""

@@ -1,0 +1,173 @@
+"""What a recovery directory is of: written at the first run, and checked by every one after."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import msgspec
+
+from operators.feature_set import FeatureSet
+from operators.kernels import BITS_VERSION
+from operators.kernels.hashing import KEY_GROUPS
+from operators.snapshot import SCHEMA_VERSION
+
+FLOW = "riffle.backfill/1"
+"""Changes whenever a step of the flow gets another name or its state another form."""
+NAME = "manifest.json"
+
+
+class RecoveryError(ValueError):
+    """A recovery directory that does not fit what is asked for."""
+
+
+class InputFile(msgspec.Struct, frozen=True):
+    """A file as a run has found it."""
+
+    stream: str
+    partition: str
+    path: str
+    size: int
+    mtime_ns: int
+    shard: int | None
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What must stay the same for a resume to go on where a run was stopped.
+
+    Attributes:
+        job: name of the job in the marks of the output.
+        shards: number of shards, or of processes of the cluster.
+        files: the input; a later run may have more.
+    """
+
+    job: str
+    feature_set: str
+    version: str
+    fingerprint: str
+    output: str
+    cluster: bool
+    shards: int
+    files: list[InputFile]
+    flow: str = FLOW
+    key_groups: int = KEY_GROUPS
+    snapshot_schema: int = SCHEMA_VERSION
+    bits_version: int = BITS_VERSION
+
+
+SAME = {
+    "flow": "the flow's steps",
+    "feature_set": "the feature set",
+    "output": "the output folder",
+    "cluster": "whether it is one cluster (--cluster)",
+    "shards": "the number of processes (--workers)",
+    "key_groups": "the number of key groups",
+    "snapshot_schema": "the schema of snapshots",
+    "bits_version": "the version of the kernels' bits",
+}
+"""What a resume must not change, in words."""
+
+
+def new_job() -> str:
+    """Makes a name for a job."""
+    return uuid4().hex
+
+
+def read(recovery: Path) -> Manifest | None:
+    """Reads the manifest of a recovery directory; None if it has none.
+
+    Raises:
+        RecoveryError: when the directory has no manifest but other things.
+    """
+    path = recovery / NAME
+    if path.exists():
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Manifest)
+        except msgspec.MsgspecError as error:
+            msg = f"{path}: must be the manifest of a run, got: {error}"
+            raise RecoveryError(msg) from error
+    if recovery.is_dir() and any(p.name != LOCK for p in recovery.iterdir()):
+        msg = (
+            f"{recovery}: must be empty or the recovery directory of a backfill, found other "
+            "things and no manifest; choose another one"
+        )
+        raise RecoveryError(msg)
+    return None
+
+
+def write(recovery: Path, manifest: Manifest) -> None:
+    """Writes the manifest, all or nothing."""
+    aside = recovery / f".{NAME}"
+    aside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    aside.replace(recovery / NAME)
+
+
+def check(recovery: Path, found: Manifest, asked: Manifest, feature_set: FeatureSet) -> None:
+    """Refuses to resume what does not fit.
+
+    Raises:
+        RecoveryError: naming every difference.
+    """
+    unlike = [
+        f"{words} must be {getattr(found, name)!r}, got {getattr(asked, name)!r}"
+        for name, words in SAME.items()
+        if getattr(found, name) != getattr(asked, name)
+    ]
+    same_name = found.version == asked.version
+    if same_name and found.fingerprint != asked.fingerprint:
+        unlike.append(
+            f"`{feature_set.name}` {asked.version} must be declared as before, got another "
+            "declaration; give a changed set another version"
+        )
+    unlike += _changed_files(found.files, asked.files)
+    if unlike:
+        listed = "\n".join(f"  - {each}" for each in unlike)
+        msg = (
+            f"{recovery}: can't resume, because this is another job:\n{listed}\nRun the same "
+            "command as before, or choose another recovery directory and output"
+        )
+        raise RecoveryError(msg)
+
+
+def _changed_files(found: Sequence[InputFile], asked: Sequence[InputFile]) -> list[str]:
+    now = {(file.stream, file.partition): file for file in asked}
+    unlike = []
+    for file in found:
+        other = now.get((file.stream, file.partition))
+        if other is None:
+            unlike.append(f"input `{file.stream}` must still have {file.path}, found it gone")
+        elif (other.size, other.mtime_ns) != (file.size, file.mtime_ns):
+            unlike.append(
+                f"{file.path} must be as it was, {file.size} bytes, got {other.size} bytes or "
+                "another time of change; put new rows into new files"
+            )
+    return unlike
+
+
+LOCK = "lock"
+
+
+def lock(recovery: Path) -> int:
+    """Locks a recovery directory for this run; children that inherit it keep it locked.
+
+    Returns:
+        The descriptor that holds the lock.
+
+    Raises:
+        RecoveryError: when another run holds it.
+    """
+    recovery.mkdir(parents=True, exist_ok=True)
+    held = os.open(recovery / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        msg = (
+            f"{recovery}: must be free, found another run that uses it; wait until it ends or stop "
+            "it with SIGTERM"
+        )
+        raise RecoveryError(msg) from None
+    return held
