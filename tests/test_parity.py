@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from feature_repo.waveform import waveform
 from operators.engine import Engine
 from operators.feature_set import FeatureSet
 from operators.plan import compile_plan
+from operators.streams import Stream
 from tests import strategies
 from tests.driver import (
     batches,
@@ -27,7 +29,7 @@ from tests.driver import (
     shown,
 )
 from tests.naive import naive_vectors
-from tests.naive_rows import Row
+from tests.naive_rows import Row, arrival_ns
 
 machine = machine_at(20.0)
 SETS = {
@@ -49,6 +51,21 @@ def streams_of(data: st.DataObject, feature_set: FeatureSet) -> dict[str, list[R
     return {s.name: data.draw(strategies.rows(s), label=s.name) for s in feature_set.streams}
 
 
+def strategies_rows(stream: Stream) -> list[Row]:
+    """A hundred rows of each run, the same ones always."""
+    rows: list[Row] = []
+    for entity, series in strategies.KEYS[stream.name]:
+        for i in range(100):
+            ts = strategies.START_NS + i * strategies.STEPS_NS[stream.name]
+            row: Row = {"entity": entity, "series": series, "ts": ts, "arrival": ts}
+            for place, field in enumerate(stream.fields):
+                row[field.name] = i if field.kind == "id" else ((i * 37 + place) % 101) / 101
+            if "high" in row:
+                row |= {"high": 2.0, "low": 0.001}
+            rows.append(row)
+    return sorted(rows, key=arrival_ns)
+
+
 def arrangement(
     data: st.DataObject, rows: dict[str, list[Row]], *, end: bool = True
 ) -> list[strategies.Read]:
@@ -58,7 +75,7 @@ def arrangement(
 
 
 ILL_CONDITIONED = {"dominant_frequency", "spectral_rolloff"}
-"""They jump between bins whose powers are equal but for rounding; tests/test_spectra.py has them."""
+"""They jump between bins of equal power; tests/test_spectra.py has them."""
 
 
 def assert_close(found: dict[str, Any], expected: dict[str, Any], feature_set: FeatureSet) -> None:
@@ -112,3 +129,19 @@ def test_cuts_partitions_interleavings_restarts_and_shards_leave_every_bit_alone
     assert in_bits(emitted(feature_set, read, restarts=restarts)) == expected
     shards = data.draw(st.integers(2, 3))
     assert in_bits(emitted_by_shards(feature_set, read, shards)) == expected
+
+
+def test_engines_that_run_in_threads_at_once_leave_every_bit_alone() -> None:
+    rows = {s.name: strategies_rows(s) for s in market.streams}
+    read = batches(
+        market,
+        [
+            strategies.Read(name, "part-0", whole, max(map(arrival_ns, whole)), end=True)
+            for name, whole in rows.items()
+        ],
+    )
+    expected = in_bits(emitted(market, read))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: in_bits(emitted_by_shards(market, read, 3)), range(8)))
+    assert expected
+    assert all(each == expected for each in found)
