@@ -238,6 +238,7 @@ class SetColumn(Column):
         return self.expr.warm_up
 
     def parameters(self) -> tuple[object, ...]:
+        """What tells it from other columns."""
         return (self.at.fingerprint, self.expr.fingerprint)
 
 
