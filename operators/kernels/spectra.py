@@ -18,12 +18,13 @@ def tapered(frames, taper):
     """Frames with their mean removed, times the taper; C-contiguous float64[frames, length]."""
     result = np.empty_like(frames)
     for q in range(frames.shape[0]):
-        total = 0.0
+        # From the first sample on: a constant frame has no power, and an offset costs no digit.
+        first, total = frames[q, 0], 0.0
         for i in range(frames.shape[1]):
-            total += frames[q, i]
+            total += frames[q, i] - first
         mean = total / frames.shape[1]
         for i in range(frames.shape[1]):
-            result[q, i] = (frames[q, i] - mean) * taper[i]
+            result[q, i] = (frames[q, i] - first - mean) * taper[i]
     return result
 
 
