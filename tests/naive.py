@@ -23,18 +23,16 @@ from operators.expr import (
     Function,
     GridCoverage,
     OffGrid,
-    Rows,
     SeriesSeconds,
     Shift,
-    Span,
     Spectral,
-    Whole,
     Windowed,
     ZeroCrossings,
 )
 from operators.feature_set import FeatureSet, SetColumn
 from operators.instants import AcrossSeries, Hop, Instants
 from operators.streams import OneSeries, Stream
+from operators.windows import Rows, Span, Whole
 from tests import naive_frames
 from tests.naive_numbers import ARITHMETIC, Sample, Value, aggregate, correlation, function
 from tests.naive_rows import Key, Row, arrival_ns, late_rows, settled

@@ -110,7 +110,7 @@ ARITHMETIC_FUNCTIONS: dict[str, Callable[[Arithmetic, Number, Number], Number]] 
     "+": lambda a, x, y: x + y,
     "-": lambda a, x, y: x - y,
     "*": lambda a, x, y: x * y,
-    "/": lambda a, x, y: x / y if y != 0 else math.nan,
+    "/": lambda a, x, y: ratio(x, y),
     "negative": lambda a, x, y: -x,
     "abs": lambda a, x, y: max(x, -x),
     "log": lambda a, x, y: a.log(x),
@@ -189,30 +189,34 @@ def standardised(a: Arithmetic, x: Sequence[Number], power: int) -> Number:
     middle = mean(a, x)
     squares = [(v - middle) * (v - middle) for v in x]
     m2 = a.total(squares) / len(x)
-    if not has_spread(x) or m2 == 0:
+    if not has_spread(x):
         return math.nan
     if power == 3:
         m3 = a.total([s * (v - middle) for s, v in zip(squares, x, strict=True)]) / len(x)
-        return m3 / (m2 * a.root(m2))
-    return a.total([s * s for s in squares]) / len(x) / (m2 * m2)
+        return ratio(m3, m2 * a.root(m2))
+    return ratio(a.total([s * s for s in squares]) / len(x), m2 * m2)
+
+
+def ratio(x: Number, y: Number) -> Number:
+    return x / y if y != 0 else math.nan
 
 
 def correlation(a: Arithmetic, x: Sequence[Number], y: Sequence[Number]) -> Number:
     if not has_spread(x) or not has_spread(y):
         return math.nan
     spread = a.root(products(a, x, x)) * a.root(products(a, y, y))
-    return products(a, x, y) / spread if spread != 0 else math.nan
+    return ratio(products(a, x, y), spread)
 
 
 def slope(a: Arithmetic, x: Sequence[Number], times_ns: Sequence[int]) -> Number:
     t = [a.number(Fraction(instant - times_ns[0], 10**9)) for instant in times_ns]
-    return products(a, x, t) / products(a, t, t) if has_spread(t) else math.nan
+    return ratio(products(a, x, t), products(a, t, t)) if has_spread(t) else math.nan
 
 
 def weighted_mean(a: Arithmetic, x: Sequence[Number], weights: Sequence[Number]) -> Number:
     weight = a.total(weights)
     moment = a.total([v * w for v, w in zip(x, weights, strict=True)])
-    return moment / weight if weight != 0 else math.nan
+    return ratio(moment, weight)
 
 
 def quantile(a: Arithmetic, x: Sequence[Number], share: float) -> Number:

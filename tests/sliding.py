@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from operators import aggregates as agg
-from operators.expr import Expr, Span, Windowed
+from operators.expr import Expr, Windowed
 from operators.history import Cache
 from operators.kernels import runs
 from operators.streams import Field, Stream
+from operators.windows import Span
 from tests.naive_numbers import Sample
 
 Floats = npt.NDArray[np.float64]
