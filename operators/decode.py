@@ -89,9 +89,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _text(array: pa.Array) -> tuple[pl.Series, Bools | None]:
     """Texts, and which rows have none; the empty text is none."""
-    texts = pl.from_arrow(array.cast(pa.large_string()))
-    if not isinstance(texts, pl.Series):  # pragma: no cover - an Array always gives a Series
-        raise TypeError
+    texts = pl.Series(array.cast(pa.large_string()))
     null = (texts.is_null() | (texts == "")).fill_null(value=True).to_numpy()
     return texts, null if null.any() else None
 

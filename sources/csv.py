@@ -41,6 +41,7 @@ class CsvFile:
         self.columns = tuple(name.strip() for name in names)
         doubled = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if not names or doubled:
+            self.close()
             found = f"{doubled} twice" if doubled else "nothing"
             msg = f"{path}: must begin with a header of distinct column names, found {found}"
             raise RefusedInputError(msg)
@@ -68,6 +69,8 @@ class CsvFile:
 
     def parse(self, lines: Lines, columns: Sequence[str]) -> RawRows:
         """Lines to rows."""
+        if not len(lines):
+            return RawRows(self._table(lines, list(columns)), lines.numbers)
         good, problems = self._well_formed(lines)
         refused = tuple(
             Refused(int(lines.numbers[row]), Reason.MALFORMED, problems[row], lines[row])

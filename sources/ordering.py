@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Protocol
+from weakref import finalize
 
 import numpy as np
 import polars as pl
@@ -53,8 +55,9 @@ class SortedFile:
         self.text = raw.text
         self._raw = raw
         self._format: _LineFormat | None = raw if hasattr(raw, "parse") else None  # type: ignore[assignment]
-        self._folder = TemporaryDirectory(prefix="riffle-sort-", dir=folder)
-        unsorted, path = (Path(self._folder.name, name) for name in ("unsorted", "sorted"))
+        made = mkdtemp(prefix="riffle-sort-", dir=folder)
+        self._remove = finalize(self, rmtree, made, ignore_errors=True)
+        unsorted, path = Path(made, "unsorted"), Path(made, "sorted")
         self._write(unsorted, file, decoder)
         pl.scan_parquet(unsorted, glob=False).sort(CLOCK, POSITION).sink_parquet(path)
         unsorted.unlink()
@@ -74,7 +77,7 @@ class SortedFile:
         """Lets go of the file, and removes the sorted one."""
         self._raw.close()
         self._sorted.close()
-        self._folder.cleanup()
+        self._remove()
 
     def read(self, place: Place, count: int, columns: Sequence[str]) -> tuple[RawRows, Place]:
         """At most so many rows, with those of the columns that there are."""
@@ -104,7 +107,7 @@ class SortedFile:
                     lines.numbers,
                 )
                 told = self._format.parse(lines, decoder.clock_columns)
-            clocks = _clocks(decoder, with_constants(told, file), positions, clock_ns)
+            clocks = _clocks(decoder, with_constants(told, file, self.columns), positions, clock_ns)
             clock_ns = int(clocks[-1]) if len(clocks) else clock_ns
             table = table.append_column(CLOCK, pa.array(clocks))
             table = table.append_column(POSITION, pa.array(positions))

@@ -69,7 +69,6 @@ class PartitionReader:
         self._folder = folder
         self._size = self.file.path.stat().st_size
         self._raw: RawFile = open_file(self.file, stream, block_bytes)
-        self._decoder = decoder_of(stream, self.file, self._raw)
         self._summary = summary
         self._opened = False
         self._started = resume_position is not None and resume_position["started"]
@@ -77,8 +76,13 @@ class PartitionReader:
         self.ended = False
         self._in_order = True
         self._place = self._raw.start()
-        if resume_position is not None:
-            self._resume(resume_position)
+        try:
+            self._decoder = decoder_of(stream, self.file, self._raw)
+            if resume_position is not None:
+                self._resume(resume_position)
+        except RefusedInputError:
+            self.close()
+            raise
 
     def _resume(self, position: Position) -> None:
         if position["size"] != self._size:
@@ -112,10 +116,10 @@ class PartitionReader:
         if not self.ended and not self._opened:
             self._open()
         if self.ended or self._raw.ends_at(self._place):
-            self.ended = True
+            self._end()
             return self.heartbeat(), DeadLetters(self._decoder.stream.name, self.partition)
         rows, self._place = self._raw.read(self._place, self._batch_rows, self._decoder.columns)
-        rows = with_constants(rows, self.file)
+        rows = with_constants(rows, self.file, self._raw.columns)
         batch, dead = self._decoder.decode(
             rows.table,
             self.partition,
@@ -124,7 +128,8 @@ class PartitionReader:
             originals=rows.originals,
         )
         self.clock_ns = batch.clock_ns
-        self.ended = self._raw.ends_at(self._place)
+        if self._raw.ends_at(self._place):
+            self._end()
         return replace(batch, end=self.ended), _joined(dead, rows.refused)
 
     def heartbeat(self) -> Batch:
@@ -136,6 +141,11 @@ class PartitionReader:
     def close(self) -> None:
         """Lets go of the file."""
         self._raw.close()
+
+    def _end(self) -> None:
+        # A run may have more files than a process may hold open: those that are read are closed.
+        self.ended = True
+        self.close()
 
     def _begin(self) -> None:
         summary = self._summary or scan(self.file, self._raw, self._decoder)

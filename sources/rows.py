@@ -100,14 +100,13 @@ class Lines:
 
     def joined(self) -> bytes:
         """All lines, each with a line feed, and nothing else."""
-        spread = int((self.ends - self.starts).sum()) + len(self)
-        if len(self) and spread == self.ends[-1] + 1 - self.starts[0] and self._feeds():
-            return self.data[self.starts[0] : self.ends[-1] + 1]
-        return b"".join(self[index] + b"\n" for index in range(len(self)))
-
-    def _feeds(self) -> bool:
-        """Whether one byte, a line feed, stands between the lines, which then are in order."""
-        return bool((self.starts[1:] == self.ends[:-1] + 1).all())
+        # One byte between two lines is a line feed: then they can be taken as they stand.
+        if not len(self) or (self.starts[1:] != self.ends[:-1] + 1).any():
+            return b"".join(self[index] + b"\n" for index in range(len(self)))
+        end = int(self.ends[-1])
+        if self.data[end : end + 1] == b"\n":
+            return self.data[self.starts[0] : end + 1]
+        return self.data[self.starts[0] : end] + b"\n"
 
     @staticmethod
     def of(lines: Sequence[bytes], numbers: Int64s) -> Lines:

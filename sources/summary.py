@@ -76,7 +76,7 @@ def scan(
     place = raw.start()
     while not raw.ends_at(place):
         rows, place = raw.read(place, SCAN_ROWS, wanted)
-        rows = with_constants(rows, file)
+        rows = with_constants(rows, file, raw.columns)
         clock_ns, told = decoder.clock(rows.table)
         seen = clock_ns if told.all() else clock_ns[told]
         row_count += rows.table.num_rows
@@ -89,11 +89,13 @@ def scan(
     return FileSummary(file, first, last, in_order, row_count, tuple(sorted(entities)))
 
 
-def with_constants(rows: RawRows, file: InputFile) -> RawRows:
-    """Adds the columns that the file's folders give."""
+def with_constants(rows: RawRows, file: InputFile, columns: Sequence[str]) -> RawRows:
+    """Adds the columns that the file's folders give, where it has none of their names itself."""
     table = rows.table
     for name, value in file.constants.items():
-        if name not in table.column_names:
+        if name not in columns:
+            if name in table.column_names:
+                table = table.drop_columns(name)
             codes = pa.array(np.zeros(table.num_rows, np.int32))
             column = pa.DictionaryArray.from_arrays(codes, pa.array([value]))
             table = table.append_column(name, column)
