@@ -55,18 +55,18 @@ class BlockMaker:
 
     def of_stream(self, index: int, settled: Ordered) -> Block:
         """The block of a stream's settled rows."""
-        table, rows = self.tables[index], settled.rows
-        known_ns = np.empty(len(rows), np.int64)
+        table = self.tables[index]
+        known_ns = np.empty_like(settled.ts_ns)
         place = np.zeros(len(table), np.int64)
         place[settled.segment_run] = settled.segment_start[:-1]
         runs.append_greatest(
-            known_ns, rows.arrival_ns, settled.segment_run, settled.segment_start, place,
+            known_ns, settled.arrival_ns, settled.segment_run, settled.segment_start, place,
             np.zeros(len(table), np.int64), table.carry,
         )  # fmt: skip
         hi = runs.own_positions(settled.segment_run, settled.segment_start, table.end)
         return Block(
-            settled.segment_run, settled.segment_start, rows.ts_ns, known_ns, hi, rows.columns,
-            settled.tied,
+            settled.segment_run, settled.segment_start, settled.ts_ns, known_ns, hi,
+            settled.columns, settled.tied,
         )  # fmt: skip
 
     def _hop(self, index: int, hop: Hop, after_ns: int, until_ns: int) -> Block | None:

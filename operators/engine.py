@@ -13,16 +13,18 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from operators.account import Account, Fate
-from operators.batch import END_CLOCK_NS, NO_CLOCK_NS, Batch, Int64s, Labels, Vectors
+from operators.batch import END_CLOCK_NS, NO_CLOCK_NS, Batch, Integers, Labels, Vectors
 from operators.blocks import BlockMaker
 from operators.history import RunTable
-from operators.kernels import ordering
-from operators.pending import Pending, Rows, ordered
+from operators.kernels import ordering, runs
+from operators.pending import Bools, Pending, Rows, ordered
 from operators.plan import Plan
 from operators.scope import Block, Links, Scope
 
 PartitionId = tuple[str, str]
 """A stream and one of its partitions."""
+BEYOND_CAP, UNKNOWN = -1, -2
+"""In place of a run: a key that was refused, one that has not been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Engine:
         self.account = Account(list(self.clocks))
         ttl_ns = self.set.ttl_ns
         self.tables = [
-            RunTable(list(d.stored), d.keep_rows, d.keep_span_ns, ttl_ns) for d in plan.domains
+            RunTable(list(d.stored), d.keep_rows, d.keep_span_ns, ttl_ns, watched=d.watched)
+            for d in plan.domains
         ]
         self.blocks = BlockMaker(plan, self.tables)
         self.links = Links(
@@ -87,6 +90,7 @@ class Engine:
         )
         self.pending = {name: Pending() for name in plan.streams}
         self.streams = {s.name: s for s in self.set.streams}
+        self.numbers: dict[str, tuple[tuple[str, ...], tuple[str, ...], Integers]] = {}
 
     # -- rows in ----------------------------------------------------------------------------
 
@@ -120,28 +124,28 @@ class Engine:
         stream = self.streams[batch.stream]
         part = self.account.number[batch.stream, batch.partition]
         self.account.add(part, Fate.IN, len(batch))
-        if batch.arrival_ns is not None:
-            late = batch.arrival_ns - batch.ts_ns > stream.max_delay_ns
-            if late.any():
-                reason = f"arrived more than {stream.max_delay_ns} ns after its time"
-                self._refuse(output, Fate.LATE, batch.take(late), reason, part)
-                batch = batch.take(~late)
+        arrival_ns = batch.ts_ns if batch.arrival_ns is None else batch.arrival_ns
+        if ordering.any_above(arrival_ns, batch.ts_ns, stream.max_delay_ns):
+            late = arrival_ns - batch.ts_ns > stream.max_delay_ns
+            reason = f"arrived more than {stream.max_delay_ns} ns after its time"
+            self._refuse(output, Fate.LATE, batch.take(late), reason, part)
+            batch = batch.take(~late)
         if not len(batch):
             return
         table = self.tables[self.plan.streams[batch.stream]]
-        run = self._runs(batch, table)
-        if (run < 0).any():
+        run, least = self._runs(batch, table)
+        if least < 0:
             reason = f"more than {self.set.max_entities} keys"
             self._refuse(output, Fate.DEAD, batch.take(run < 0), reason, part)
             batch, run = batch.take(run >= 0), run[run >= 0]
-        passed = batch.ts_ns <= np.maximum(table.last_ns[run], self.settled_ns)
-        if passed.any():
+        if ordering.any_passed(batch.ts_ns, run, table.last_ns, self.settled_ns):
+            passed = batch.ts_ns <= np.maximum(table.last_ns[run], self.settled_ns)
             reason = "its instant was settled by an end of input"
             self._refuse(output, Fate.REPAIR, batch.take(passed), reason, part)
             batch, run = batch.take(~passed), run[~passed]
         rows = Rows(
             run,
-            np.full(len(batch), part, np.int64),
+            np.full(len(batch), part, np.int32),
             batch.ts_ns,
             batch.ts_ns if batch.arrival_ns is None else batch.arrival_ns,
             dict(batch.columns),
@@ -152,21 +156,26 @@ class Engine:
         self.account.add(part, fate, len(rows))
         output.refused.append(Refused(fate, rows, reason))
 
-    def _runs(self, batch: Batch, table: RunTable) -> Int64s:
-        """The run of each row; -1 beyond the cap on keys."""
-        series = batch.series or Labels(np.zeros(len(batch), np.int32), ("",))
-        width = len(series.names)
-        pair = batch.keys.codes.astype(np.int64) * width + series.codes
-        known = np.full(len(batch.keys.names) * width, -2, np.int64)
-        present = np.zeros(len(known), np.bool_)
-        present[pair] = True
-        for code in np.flatnonzero(present):
-            key = (batch.keys.names[code // width], series.names[code % width])
-            if key in table.index or len(table) < self.set.max_entities:
-                known[code] = table.add(key)
-            else:
-                known[code] = -1
-        return known[pair]
+    def _runs(self, batch: Batch, table: RunTable) -> tuple[Integers, int]:
+        """The run of each row, -1 beyond the cap on keys; and the least of them."""
+        keys, series = batch.keys.names, batch.series.names if batch.series else ("",)
+        width = len(series)
+        pair: Integers = batch.keys.codes
+        if batch.series:
+            pair = batch.keys.codes.astype(np.int64) * width + batch.series.codes
+        # Batches of one reader have the same names, most often; the runs found last are kept.
+        if self.numbers.get(batch.stream, ((), ()))[:2] != (keys, series):
+            unknown = np.full(len(keys) * width, UNKNOWN, np.int32)
+            self.numbers[batch.stream] = (keys, series, unknown)
+        known = self.numbers[batch.stream][2]
+        run, least = ordering.look_up(known, pair)
+        if least == UNKNOWN:
+            for code in np.unique(pair[run == UNKNOWN]):
+                key = (keys[code // width], series[code % width])
+                room = key in table.index or len(table) < self.set.max_entities
+                known[code] = table.add(key) if room else BEYOND_CAP
+            run, least = ordering.look_up(known, pair)
+        return run, least
 
     # -- vectors out ------------------------------------------------------------------------
 
@@ -202,7 +211,7 @@ class Engine:
         if all(rows is None for rows in taken.values()) and not self.blocks.has_hops:
             self.hops_until_ns = hops_until_ns
             return
-        ready = {n: self._ordered(n, rows, output) for n, rows in taken.items() if rows is not None}
+        ready = {n: self._ordered(n, *rows, output) for n, rows in taken.items() if rows}
         scopes: dict[int, Scope] = {}
         for index in self.plan.order:
             block = self.blocks.make(index, ready, scopes, self.hops_until_ns, hops_until_ns)
@@ -212,16 +221,20 @@ class Engine:
         if self.plan.output in scopes:
             output.vectors = self._vectors(scopes[self.plan.output])
 
-    def _ordered(self, name: str, rows: Rows, output: Output) -> Block:
+    def _ordered(self, name: str, rows: Rows, ready: Bools, output: Output) -> Block:
         """The stream's block of rows, each identity once, and the account of the others."""
         index = self.plan.streams[name]
-        table = self.tables[index]
-        result = ordered(self.streams[name], rows, len(table))
-        self.account.add_each(result.rows.partition, Fate.APPLIED)
-        self.account.add_each(result.duplicate, Fate.DUPLICATE)
-        self.account.add_each(result.superseded, Fate.SUPERSEDED)
+        table, counts = self.tables[index], self.account.counts
+        result = ordered(self.streams[name], rows, ready, len(table))
+        counts[:, Fate.APPLIED] += ordering.tally(rows.partition, ready, len(counts))
+        for fate, partitions in (
+            (Fate.DUPLICATE, result.duplicate),
+            (Fate.SUPERSEDED, result.superseded),
+            (Fate.DEAD, result.conflicting.partition),
+        ):
+            self.account.add_each(partitions.astype(np.int64), fate)
+            np.subtract.at(counts[:, Fate.APPLIED], partitions, 1)
         if len(result.conflicting):
-            self.account.add_each(result.conflicting.partition, Fate.DEAD)
             output.refused.extend(self._conflicts(name, result.conflicting))
         return self.blocks.of_stream(index, result)
 
@@ -230,7 +243,7 @@ class Engine:
         reason = "contradicts an earlier row of the same identity; the stream allows no corrections"
         refused = []
         for part in np.unique(rows.partition):
-            some = rows.take(rows.partition == part)
+            some = rows.take(np.flatnonzero(rows.partition == part))
             stream, partition = self.account.partitions[part]
             names = tuple(table.keys[run][0] for run in some.run)
             series = tuple(table.keys[run][1] for run in some.run)
@@ -262,16 +275,14 @@ class Engine:
         quality = np.zeros(len(block), np.int64)
         for bit, key in enumerate(plan.quality.values()):
             quality |= (scope.values[key] == 1.0).astype(np.int64) << bit
-        with np.errstate(invalid="ignore"):
-            coverage = np.clip(np.nan_to_num(scope.values[plan.coverage], nan=0.0), 0.0, 1.0)
         known_ns, n_rows = self.blocks.seen(scope)
-        run = block.per_row(np.arange(max(len(table), 1)))
+        run = np.repeat(block.segment_run.astype(np.int32), np.diff(block.segment_start))
         vectors = Vectors(
             *self._names(table, run),
             block.ts_ns,
             {name: scope.values[key] for name, key in plan.features.items()},
             quality,
-            coverage,
+            runs.shares(scope.values[plan.coverage]),
             known_ns,
             n_rows,
         )
@@ -280,9 +291,9 @@ class Engine:
         keep = ordering.last_of_instant(block.ts_ns, block.segment_start)
         return vectors.take(np.flatnonzero(keep))
 
-    def _names(self, table: RunTable, run: Int64s) -> tuple[Labels, Labels | None]:
+    def _names(self, table: RunTable, run: Integers) -> tuple[Labels, Labels | None]:
         """The entity and the series of each row."""
-        entities = Labels(run.astype(np.int32), table.entities)
+        entities = Labels(run, table.entities)
         if self.set.series is None:
             return entities, None
         return entities, Labels(entities.codes, table.series)

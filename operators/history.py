@@ -29,6 +29,16 @@ class Cache:
         self.marks = new_marks(0)
         self.state = np.zeros((0, ACCUMULATOR))
         self.suffix = np.zeros((0, width))
+        self._results = np.zeros(0)
+
+    def results(self, kinds: int, rows: int) -> Float64s:
+        """Room for the results of one call, float64[kinds, rows]; the next call takes it again.
+
+        A page of fresh memory costs as much as a window's update of 30 rows.
+        """
+        if len(self._results) < kinds * rows:
+            self._results = np.empty(2 * kinds * rows)
+        return self._results[: kinds * rows].reshape(kinds, rows)
 
     def fit(self, run_count: int, size: int) -> None:
         """Makes room for so many runs and rows."""
@@ -56,14 +66,22 @@ class RunTable:
         keep_rows, keep_span_ns: rows that windows may still reach: so many last ones of each run,
             and all of the last so many ns before the settled instant.
         ttl_ns: a longer gap between two rows empties the run's windows.
+        watched: whether other kinds look at these rows, and so at their arrivals.
     """
 
     def __init__(
-        self, columns: list[str], keep_rows: int, keep_span_ns: int, ttl_ns: int = END_CLOCK_NS
+        self,
+        columns: list[str],
+        keep_rows: int,
+        keep_span_ns: int,
+        ttl_ns: int = END_CLOCK_NS,
+        *,
+        watched: bool = True,
     ) -> None:
         self.keep_rows = keep_rows
         self.keep_span_ns = keep_span_ns
         self.ttl_ns = ttl_ns
+        self.watched = watched
         self.keys: list[Key] = []
         self.index: dict[Key, int] = {}
         self.place = np.zeros(0, np.int64)
@@ -122,7 +140,13 @@ class RunTable:
                 runs.apply_moves(array, array, moves)
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        return {"ts": self.ts, "known": self.known, "floors": self.floors, **self.columns}
+        """The columns of the arena in use; ``known`` and ``floors`` may stay zeros."""
+        used: dict[str, npt.NDArray[Any]] = {"ts": self.ts, **self.columns}
+        if self.watched:
+            used["known"] = self.known
+        if self.has_ttl:
+            used["floors"] = self.floors
+        return used
 
     def _repack(self, segment_run: Int64s, segment_start: Int64s) -> None:
         count = len(self.keys)
@@ -133,7 +157,9 @@ class RunTable:
             self.end[:count], extra,
         )  # fmt: skip
         size = max(2 * used, 1024)
-        for name, array in self._arrays().items():
+        arrays = self._arrays()
+        self.known, self.floors = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        for name, array in arrays.items():
             fresh = np.empty(size, array.dtype)
             runs.apply_moves(array, fresh, moves)
             if name in self.columns:

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from operators.batch import Int64s, Samples, Values
+from operators.batch import END_CLOCK_NS, Int64s, Integers, Samples, Values
 from operators.kernels import ordering
 from operators.streams import Stream
 
@@ -26,8 +26,8 @@ Bools = npt.NDArray[np.bool_]
 class Rows:
     """Rows of one stream as columns, with the run and the partition of each."""
 
-    run: Int64s
-    partition: Int64s
+    run: Integers
+    partition: Integers
     ts_ns: Int64s
     arrival_ns: Int64s
     columns: dict[str, Values]
@@ -35,24 +35,26 @@ class Rows:
     def __len__(self) -> int:
         return len(self.ts_ns)
 
-    def take(self, rows: Bools | Int64s) -> Rows:
-        """Some rows, by mask or index."""
-        if rows.dtype == np.bool_:
-            rows = np.flatnonzero(rows)
+    def take(self, rows: Int64s) -> Rows:
+        """Some rows, by index."""
         ts_ns = ordering.gather(self.ts_ns, rows)
-        arrives_with_time = self.arrival_ns is self.ts_ns
         return Rows(
             ordering.gather(self.run, rows),
             ordering.gather(self.partition, rows),
             ts_ns,
-            ts_ns if arrives_with_time else ordering.gather(self.arrival_ns, rows),
-            {
-                name: values.take(rows)
-                if isinstance(values, Samples)
-                else ordering.gather(values, rows)
-                for name, values in self.columns.items()
-            },
+            *self.take_content(rows, ts_ns),
         )
+
+    def take_content(self, rows: Int64s, ts_ns: Int64s) -> tuple[Int64s, dict[str, Values]]:
+        """Arrivals and columns of some rows, whose times are known."""
+        arrives_with_time = self.arrival_ns is self.ts_ns
+        columns: dict[str, Values] = {
+            name: values.take(rows)
+            if isinstance(values, Samples)
+            else ordering.gather(values, rows)
+            for name, values in self.columns.items()
+        }
+        return ts_ns if arrives_with_time else ordering.gather(self.arrival_ns, rows), columns
 
 
 def concatenated(parts: list[Rows]) -> Rows:
@@ -91,6 +93,7 @@ class Pending:
 
     def __init__(self) -> None:
         self.chunks: list[Rows] = []
+        self.earliest_ns = END_CLOCK_NS
 
     def __len__(self) -> int:
         return sum(map(len, self.chunks))
@@ -99,6 +102,7 @@ class Pending:
         """Takes rows in."""
         if len(rows):
             self.chunks.append(rows)
+            self.earliest_ns = min(self.earliest_ns, int(rows.ts_ns.min()))
 
     def joined(self) -> Rows | None:
         """All pending rows; None without any."""
@@ -106,22 +110,23 @@ class Pending:
             self.chunks = [concatenated(self.chunks)]
         return self.chunks[0] if self.chunks else None
 
-    def take(self, until_ns: int) -> Rows | None:
-        """Takes out the rows up to and including an instant; None without any."""
-        taken: list[Rows] = []
-        left: list[Rows] = []
-        for chunk in self.chunks:
-            ready = chunk.ts_ns <= until_ns
-            count = np.count_nonzero(ready)
-            if count == len(chunk):
-                taken.append(chunk)
-            elif count == 0:
-                left.append(chunk)
-            else:
-                taken.append(chunk.take(ready))
-                left.append(_compact(chunk.take(~ready)))
-        self.chunks = [concatenated(left)] if len(left) > 1 else left
-        return concatenated(taken) if taken else None
+    def take(self, until_ns: int) -> tuple[Rows, Bools] | None:
+        """Takes out the rows up to and including an instant; None without any.
+
+        Returns:
+            Rows, and which of them are taken out: they are not copied twice.
+        """
+        if self.earliest_ns > until_ns:
+            return None
+        rows = self.joined()
+        if rows is None:
+            return None
+        ready = rows.ts_ns <= until_ns
+        left = np.flatnonzero(~ready)
+        self.chunks, self.earliest_ns = [], END_CLOCK_NS
+        if len(left):
+            self.add(_compact(rows.take(left)))
+        return rows, ready
 
 
 def _compact(rows: Rows) -> Rows:
@@ -142,30 +147,34 @@ def _compact(rows: Rows) -> Rows:
 class Ordered:
     """Rows in the order in which they are applied, and what became of the others."""
 
-    rows: Rows
+    ts_ns: Int64s
+    arrival_ns: Int64s
+    columns: dict[str, Values]
     segment_run: Int64s
     segment_start: Int64s
     tied: bool
     """Whether any two share an instant."""
-    duplicate: Int64s
+    duplicate: Integers
     """Partition of each duplicate."""
-    superseded: Int64s
+    superseded: Integers
     """Partition of each row that a correction replaced."""
     conflicting: Rows
     """Rows that contradict an earlier one where the stream allows no corrections."""
 
 
-def ordered(stream: Stream, rows: Rows, run_count: int) -> Ordered:
-    """Puts rows into their order and leaves out all but one of each identity."""
-    order, segment_run, segment_start = ordering.group_by_run(rows.run, run_count)
+def ordered(stream: Stream, rows: Rows, ready: Bools, run_count: int) -> Ordered:
+    """Puts the rows that are ready into their order, leaving out all but one of each identity."""
+    order, segment_run, segment_start = ordering.group_ready_by_run(rows.run, ready, run_count)
     ts_ns = ordering.gather(rows.ts_ns, order)
-    if not ordering.sort_times(order, ts_ns, segment_start):
-        order = np.lexsort((rows.ts_ns, rows.run))
+    finished, any_tied = ordering.sort_times(order, ts_ns, segment_start)
+    if not finished:
+        order = order[np.lexsort((order, rows.ts_ns[order], rows.run[order]))]
         ts_ns = ordering.gather(rows.ts_ns, order)
+        any_tied = bool(ordering.mark_ties(ts_ns, segment_start).any())
     nothing = np.zeros(0, np.int64)
-    if ordering.count_ties(ts_ns, segment_start) == 0:
-        none = rows.take(nothing)
-        return Ordered(rows.take(order), segment_run, segment_start, False, nothing, nothing, none)
+    if not any_tied:
+        none, content = rows.take(nothing), rows.take_content(order, ts_ns)
+        return Ordered(ts_ns, *content, segment_run, segment_start, False, nothing, nothing, none)
     tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))
     ranked, fate = _settle_ties(stream, rows, order[tied])
     order[tied] = ranked
@@ -173,8 +182,10 @@ def ordered(stream: Stream, rows: Rows, run_count: int) -> Ordered:
     keep[tied] = fate == APPLIED
     dropped = order[tied]
     start = ordering.rows_per_segment(keep, segment_start)
+    order, ts_ns = order[keep], ts_ns[keep]
     return Ordered(
-        rows.take(order[keep]),
+        ts_ns,
+        *rows.take_content(order, ts_ns),
         segment_run,
         start,
         True,
@@ -212,7 +223,7 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
     Returns:
         The rows in their final order, and what becomes of each.
     """
-    run, ts_ns = rows.run[tied], rows.ts_ns[tied]
+    run, ts_ns = rows.run[tied].astype(np.int64), rows.ts_ns[tied]
     content = [
         bits for field in stream.fields if field.name in rows.columns
         for bits in _bits(rows.columns[field.name], tied)

@@ -113,7 +113,7 @@ class Scope:
 
     def _floor(self, table: RunTable, run: Int64s, hi: Int64s) -> Int64s:
         if not table.has_ttl:
-            return np.zeros(len(hi), np.int64)
+            return self.links.zeros(len(hi))
         return runs.floors_at(
             run, self.block.segment_start, hi, table.floors, table.base, table.first
         )
@@ -155,6 +155,13 @@ class Links:
         self.by_series = by_series
         self._found: dict[tuple[int, int], tuple[int, int, Int64s]] = {}
         self._series_ns: dict[int, Int64s] = {}
+        self._zeros = np.zeros(0, np.int64)
+
+    def zeros(self, count: int) -> Int64s:
+        """So many zeros, to read only; fresh memory for each block would cost more than its use."""
+        if len(self._zeros) < count:
+            self._zeros = np.zeros(2 * count, np.int64)
+        return self._zeros[:count]
 
     def runs(self, domain: int, source: int) -> Int64s:
         """For each run of a kind the run of another; -1 where there is none."""

@@ -17,10 +17,16 @@ def group_by_run(run, runs):
     Returns:
         The permutation, the runs that have rows, and the start of each (one more for the end).
     """
+    return group_ready_by_run(run, np.ones(run.shape[0], np.bool_), runs)
+
+
+@kernel
+def group_ready_by_run(run, ready, runs):
+    """:func:`group_by_run` of only the rows marked ``ready``."""
     n = run.shape[0]
     count = np.zeros(runs + 1, np.int64)
     for i in range(n):
-        count[run[i] + 1] += 1
+        count[run[i] + 1] += ready[i]
     present = 0
     for s in range(runs):
         if count[s + 1] > 0:
@@ -34,12 +40,58 @@ def group_by_run(run, runs):
             segment_run[g] = s
             segment_start[g] = count[s]
             g += 1
-    segment_start[present] = n
-    order = np.empty(n, np.int64)
+    segment_start[present] = count[runs]
+    order = np.empty(count[runs], np.int64)
     for i in range(n):
-        order[count[run[i]]] = i
-        count[run[i]] += 1
+        if ready[i]:
+            order[count[run[i]]] = i
+            count[run[i]] += 1
     return order, segment_run, segment_start
+
+
+@kernel
+def tally(values, ready, kinds):
+    """How many rows marked ``ready`` have each value below ``kinds``; values come in stretches."""
+    counts = np.zeros(kinds, np.int64)
+    current = 0
+    count = 0
+    for i in range(values.shape[0]):
+        if values[i] != current:
+            counts[current] += count
+            current = values[i]
+            count = 0
+        count += ready[i]
+    counts[current] += count
+    return counts
+
+
+@kernel
+def look_up(known, codes):
+    """The number that is known for each row's code, and the least of them."""
+    found = np.empty(codes.shape[0], known.dtype)
+    least = 0
+    for i in range(codes.shape[0]):
+        found[i] = known[codes[i]]
+        least = min(least, found[i])
+    return found, least
+
+
+@kernel
+def any_above(a, b, limit):
+    """Whether ``a - b`` exceeds the limit in any row."""
+    count = 0
+    for i in range(a.shape[0]):
+        count += a[i] - b[i] > limit
+    return count > 0
+
+
+@kernel
+def any_passed(ts, run, last_ns, settled_ns):
+    """Whether any row's time has been settled already, in its run or altogether."""
+    count = 0
+    for i in range(ts.shape[0]):
+        count += ts[i] <= max(last_ns[run[i]], settled_ns)
+    return count > 0
 
 
 @kernel
@@ -47,9 +99,11 @@ def sort_times(order, ts, segment_start):
     """Insertion sort of each run by time, in place; stable.
 
     Returns:
-        Whether it finished: far out-of-order input is left, unfinished but permuted only.
+        Whether it finished: far out-of-order input is left, unfinished but permuted only; and
+        whether any two rows of a run share their instant, if it did.
     """
     budget = SHIFTS_PER_ROW * order.shape[0]
+    ties = 0
     for g in range(segment_start.shape[0] - 1):
         for i in range(segment_start[g] + 1, segment_start[g + 1]):
             row = order[i]
@@ -61,20 +115,11 @@ def sort_times(order, ts, segment_start):
                 j -= 1
             ts[j] = t
             order[j] = row
+            ties += j > segment_start[g] and ts[j - 1] == t
             budget -= i - j
             if budget < 0:
-                return False
-    return True
-
-
-@kernel
-def count_ties(ts, segment_start):
-    """Number of rows that share their instant with the row before them in their run."""
-    ties = 0
-    for g in range(segment_start.shape[0] - 1):
-        for i in range(segment_start[g] + 1, segment_start[g + 1]):
-            ties += ts[i] == ts[i - 1]
-    return ties
+                return False, False
+    return True, ties > 0
 
 
 @kernel

@@ -274,6 +274,18 @@ def integers_before(column, query_run, query_start, hi, base, first, default):
 
 
 @kernel
+def shares(values):
+    """Values brought into [0, 1]; null is 0."""
+    result = np.zeros(values.shape[0])
+    for i in range(values.shape[0]):
+        if values[i] > 1.0:
+            result[i] = 1.0
+        elif values[i] >= 0.0:
+            result[i] = values[i]
+    return result
+
+
+@kernel
 def hop_instants(
     ts, base, first, end, after_ns, until_ns, length_ns, every_ns, offset_ns, closed_right
 ):
