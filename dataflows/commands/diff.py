@@ -122,7 +122,7 @@ def _differing(a: pa.ChunkedArray, b: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     elif pa.types.is_list(a.type):
         values = np.asarray(pc.not_equal(_joined(a), _joined(b)))
     else:
-        values = np.asarray(pc.fill_null(pc.not_equal(a, b), value=False))
+        values = np.asarray(pc.fill_null(pc.not_equal(a, b), fill_value=False))
     return (null_a != null_b) | (values & ~null_a & ~null_b)
 
 
