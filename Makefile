@@ -15,7 +15,7 @@ DEMO_PACKAGES := mlfinpy==0.1.2 gym-anytrading==2.0.0 bokeh-sampledata==2026.1 o
 UV ?= uv
 ARGS ?=
 
-.PHONY: help setup demo test lint fmt bench lock clean
+.PHONY: parity help setup demo test lint fmt bench lock clean
 
 help: ## Print this text
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ lint: setup ## Check style, format and types
 fmt: setup ## Format, and repair what ruff can repair
 	@$(BIN)/ruff check --quiet --fix-only .
 	@$(BIN)/ruff format --quiet .
+
+parity: setup ## Read the same rows in many ways, and compare the bits
+	@$(BIN)/python -m tests.prove_parity $(ARGS)
 
 bench: setup ## Measure against peers, side by side, outputs checked first
 	@$(BIN)/python -m benchmarks.run $(ARGS)
