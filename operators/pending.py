@@ -166,13 +166,11 @@ def ordered(stream: Stream, rows: Rows, ready: Bools, run_count: int) -> Ordered
     """Puts the rows that are ready into their order, leaving out all but one of each identity."""
     order, segment_run, segment_start = ordering.group_ready_by_run(rows.run, ready, run_count)
     ts_ns = ordering.gather(rows.ts_ns, order)
-    finished, any_tied = ordering.sort_times(order, ts_ns, segment_start)
-    if not finished:
+    if not ordering.sort_times(order, ts_ns, segment_start):
         order = order[np.lexsort((order, rows.ts_ns[order], rows.run[order]))]
         ts_ns = ordering.gather(rows.ts_ns, order)
-        any_tied = bool(ordering.mark_ties(ts_ns, segment_start).any())
     nothing = np.zeros(0, np.int64)
-    if not any_tied:
+    if ordering.count_ties(ts_ns, segment_start) == 0:
         none, content = rows.take(nothing), rows.take_content(order, ts_ns)
         return Ordered(ts_ns, *content, segment_run, segment_start, False, nothing, nothing, none)
     tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))

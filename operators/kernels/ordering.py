@@ -99,11 +99,9 @@ def sort_times(order, ts, segment_start):
     """Insertion sort of each run by time, in place; stable.
 
     Returns:
-        Whether it finished: far out-of-order input is left, unfinished but permuted only; and
-        whether any two rows of a run share their instant, if it did.
+        Whether it finished: far out-of-order input is left, unfinished but permuted only.
     """
     budget = SHIFTS_PER_ROW * order.shape[0]
-    ties = 0
     for g in range(segment_start.shape[0] - 1):
         for i in range(segment_start[g] + 1, segment_start[g + 1]):
             row = order[i]
@@ -115,11 +113,20 @@ def sort_times(order, ts, segment_start):
                 j -= 1
             ts[j] = t
             order[j] = row
-            ties += j > segment_start[g] and ts[j - 1] == t
             budget -= i - j
             if budget < 0:
-                return False, False
-    return True, ties > 0
+                return False
+    return True
+
+
+@kernel
+def count_ties(ts, segment_start):
+    """Number of rows that share their instant with the row before them in their run."""
+    ties = 0
+    for g in range(segment_start.shape[0] - 1):
+        for i in range(segment_start[g] + 1, segment_start[g + 1]):
+            ties += ts[i] == ts[i - 1]
+    return ties
 
 
 @kernel
