@@ -7,11 +7,13 @@ batches.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
 import polars as pl
 
+from operators.batch import Batch
 from operators.decode import decode
 from operators.engine import Engine
 from operators.expr import Expr, GridCoverage
@@ -113,6 +115,24 @@ def frames() -> dict[str, pl.DataFrame]:
     }
 
 
+def read_only_in_part(batch: Batch) -> list[Batch]:
+    """The batch with any of its columns read-only, as they are when they lie in a file's buffer.
+
+    numba compiles a kernel anew for arrays that may not be written.
+    """
+    made = []
+    for ts, arrival, rest in itertools.product([True, False], repeat=3):
+        copy = batch.take(np.arange(len(batch)))
+        copy.ts_ns.setflags(write=ts)
+        if copy.arrival_ns is not None:
+            copy.arrival_ns.setflags(write=arrival)
+        for column in (copy.keys.codes, *copy.columns.values()):
+            if isinstance(column, np.ndarray):
+                column.setflags(write=rest)
+        made.append(copy)
+    return made
+
+
 def warm() -> None:
     """Runs every set over the rows: whole, and cut, routed and restored."""
     rows = frames()
@@ -128,6 +148,8 @@ def warm() -> None:
             for start in range(0, ROWS, 16):
                 batch, _ = decode(stream, inputs[stream.name].slice(start, 16))
                 for _, part in route(of_groups(batch, frozenset(range(64)))):
+                    engine.process(part)
+                for part in read_only_in_part(batch):
                     engine.process(part)
                 engine = restore(plan, parts, snapshot(engine))
         engine.provisional()

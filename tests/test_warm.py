@@ -1,0 +1,85 @@
+"""Set-up compiles every kernel that a run needs, so that processes only ever read the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+from numba import config
+
+from feature_repo.market import market
+from feature_repo.sets import ALL
+from tests.golden import rows_of
+from tests.prove_parity import write_parts
+
+FILES = "*.nbc"
+ENGINE_SETS = ("market", "asset", "waveform", "market_from_trades")
+
+
+@pytest.fixture(scope="module")
+def warmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that only set-up has written."""
+    cache = tmp_path_factory.mktemp("cache") / "numba"
+    if config.CACHE_DIR and Path(config.CACHE_DIR).is_dir():
+        shutil.copytree(config.CACHE_DIR, cache)
+    python(cache, "-m", "operators.warm")
+    return cache
+
+
+def python(cache: Path, *arguments: str) -> None:
+    """Runs Python with a cache of its own."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    subprocess.run([sys.executable, *arguments], check=True, env=environment, capture_output=True)
+
+
+def compiled(cache: Path) -> set[str]:
+    """The compiled kernels in a cache."""
+    return {path.name for path in cache.rglob(FILES)}
+
+
+def command(name: str, folder: Path, *, csv: bool = False) -> list[str]:
+    """The command that computes a set from rows of its own."""
+    arguments = []
+    for stream in ALL[name].streams:
+        given = write_parts(folder, stream, [rows_of(stream, 60)])
+        if csv:
+            lines = folder / stream.name / "part-0.jsonl"
+            pl.read_ndjson(lines).write_csv(lines.with_suffix(".csv"))
+            lines.unlink()
+        arguments += ["--input", given]
+    return [
+        "-m",
+        "dataflows.cli",
+        "compute",
+        name,
+        *arguments,
+        "--output",
+        str(folder / "out.parquet"),
+    ]
+
+
+@pytest.mark.parametrize("name", ENGINE_SETS)
+def test_a_run_after_set_up_compiles_nothing(name: str, warmed: Path, tmp_path: Path) -> None:
+    before = compiled(warmed)
+    python(warmed, *command(name, tmp_path))
+    assert before
+    assert compiled(warmed) == before
+
+
+def test_a_run_from_csv_and_parquet_compiles_nothing(warmed: Path, tmp_path: Path) -> None:
+    before = compiled(warmed)
+    python(warmed, *command("market", tmp_path / "csv", csv=True))
+    wanted = command("market", tmp_path / "parquet")
+    for stream in market.streams:
+        lines = tmp_path / "parquet" / stream.name / "part-0.jsonl"
+        pl.read_ndjson(lines).write_parquet(lines.with_suffix(".parquet"))
+        lines.unlink()
+    python(warmed, *wanted)
+    output = ["--output", str(tmp_path / "gold")]
+    python(warmed, "-m", "dataflows.cli", "backfill", *wanted[3:-2], *output)
+    assert compiled(warmed) == before
