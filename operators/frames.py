@@ -89,6 +89,9 @@ def _nullable(values: Float64s) -> pa.Array:
 
 def _flags(names: list[str], vectors: Vectors) -> pa.ListArray:
     """The names of the raised flags of each vector."""
+    if not vectors.quality.any():  # finding the distinct patterns sorts, at 24 ns a vector
+        offsets = pa.array(np.zeros(len(vectors) + 1, np.int32))
+        return pa.ListArray.from_arrays(offsets, pa.array([], NAME))
     patterns, codes = np.unique(vectors.quality, return_inverse=True)
     lists = pa.array(
         [[name for bit, name in enumerate(names) if pattern >> bit & 1] for pattern in patterns],

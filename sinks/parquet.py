@@ -12,6 +12,7 @@ import json
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from sinks.shelf import Owned, Shelf, State
 
 ROW_GROUP = 131_072
 """Vectors that are gathered before they are brought to Arrow and written."""
+WRITE_BATCH = 16_384
+"""Values that are encoded at once; Arrow's default of 1,024 cost 8 ns a vector more."""
 OPEN_FILES = 64
 """Dates that are written at once; for one more, the file of the one longest unused is closed."""
 DAY_NS = 86_400 * 10**9
@@ -110,6 +113,8 @@ class VectorFile:
             use_dictionary=[*names, leaves["quality"], "coverage"],
             write_statistics=self._selected,
             store_schema=False,
+            data_page_size=8 * ROW_GROUP,
+            write_batch_size=WRITE_BATCH,
         )
 
     def close(self) -> None:
@@ -173,10 +178,11 @@ class _Part(StatefulSinkPartition[Vectors, State]):
         self._files: dict[int, VectorFile] = {}
 
     def write_batch(self, values: list[Vectors]) -> None:
-        self._waiting += values
-        self._count += sum(map(len, values))
-        if self._count >= ROW_GROUP:
-            self._flush()
+        for vectors in values:
+            self._waiting.append(vectors)
+            self._count += len(vectors)
+            if self._count >= ROW_GROUP:
+                self._flush()
 
     def snapshot(self) -> State:
         if self._durable:
@@ -219,5 +225,7 @@ class _Part(StatefulSinkPartition[Vectors, State]):
             date = np.datetime64(day, "D")
             file = VectorFile(self._shelf.new(f"date={date}"), self._set, self._metadata)
         self._files[day] = file
-        for start in range(0, len(table), ROW_GROUP):
-            file.write(table.slice(start, ROW_GROUP))
+        groups = max(1, len(table) // ROW_GROUP)
+        bounds = [len(table) * group // groups for group in range(groups + 1)]
+        for start, stop in pairwise(bounds):
+            file.write(table.slice(start, stop - start))
