@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.batch import Float64s, Int64s, Values
+from operators.batch import END_CLOCK_NS, Float64s, Int64s, Values
 from operators.durations import parse_duration_ns
 from operators.history import RunTable
 from operators.kernels import runs
@@ -100,7 +100,7 @@ class Scope:
     def _own(self) -> Positions:
         block, table = self.block, self.table
         hi = runs.own_positions(block.segment_run, block.segment_start, table.end)
-        return Positions(block.segment_run, hi, self._floor(table, block.segment_run, hi))
+        return Positions(block.segment_run, hi, self._floor(table, block.segment_run, hi, 0))
 
     def _other(self, source: int, closed_right: int) -> Positions:
         block, table = self.block, self.tables[source]
@@ -109,14 +109,19 @@ class Scope:
             block.ts_ns, run, block.segment_start, table.ts, table.base, table.first, table.end,
             closed_right,
         )  # fmt: skip
-        return Positions(run, hi, self._floor(table, run, hi))
+        # A hop window reaches no row older than itself; what is asked as of now may be too old.
+        hop = self.links.same_runs[self.domain] == self.links.same_runs[source]
+        longest_ns = END_CLOCK_NS if hop else table.ttl_ns
+        return Positions(run, hi, self._floor(table, run, hi, longest_ns))
 
-    def _floor(self, table: RunTable, run: Int64s, hi: Int64s) -> Int64s:
+    def _floor(self, table: RunTable, run: Int64s, hi: Int64s, longest_ns: int) -> Int64s:
         if not table.has_ttl:
             return self.links.zeros(len(hi))
+        block = self.block
         return runs.floors_at(
-            run, self.block.segment_start, hi, table.floors, table.base, table.first
-        )
+            block.ts_ns, run, block.segment_start, hi, table.ts, table.floors, table.base,
+            table.first, longest_ns,
+        )  # fmt: skip
 
     def lows(self, source: int, window: WindowSpec) -> Int64s:
         """First rows of the windows that end at the block's rows."""

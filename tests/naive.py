@@ -141,7 +141,13 @@ class Naive:
     def seen(self, at: Instants, place: Place) -> range:
         """Numbers of the rows that are seen from a place."""
         end = self.end(at, place)
-        return range(self.floor(at, place.key, end - 1) if end else 0, end)
+        if not end or (not same(at, place.at) and self.is_stale(at, place, end - 1)):
+            return range(end, end)
+        return range(self.floor(at, place.key, end - 1), end)
+
+    def is_stale(self, at: Instants, place: Place, last: int) -> bool:
+        """Whether a row of another kind is older than the time to live."""
+        return bool(place.ts - self.rows(at, place.key)[last]["ts"] > self.ttl_ns)
 
     # -- values ---------------------------------------------------------------------------------
 

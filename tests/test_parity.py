@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -32,9 +33,11 @@ from tests.naive import naive_vectors
 from tests.naive_rows import Row, arrival_ns
 
 machine = machine_at(20.0)
+forgetful = replace(market, name="forgetful", ttl="20m")
 SETS = {
     s.name: s
     for s in (
+        forgetful,
         market, market_lab, bars_from_trades, market_from_trades, waveform, machine,
         asset_over(machine),
     )

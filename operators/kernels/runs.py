@@ -189,13 +189,20 @@ def positions_at(query_ns, query_run, query_start, ts, base, first, end, closed_
 
 
 @kernel
-def floors_at(query_run, query_start, hi, floors, base, first):
-    """For each query the first row its windows may reach: that of the last row before it."""
+def floors_at(query_ns, query_run, query_start, hi, ts, floors, base, first, longest_ns):
+    """For each query the first row its windows may reach: that of the last row before it.
+
+    A query more than ``longest_ns`` after that row sees none.
+    """
     floor = np.empty(hi.shape[0], np.int64)
     for g in range(query_run.shape[0]):
         s = query_run[g]
         for q in range(query_start[g], query_start[g + 1]):
-            floor[q] = floors[base[s] + hi[q] - 1] if s >= 0 and hi[q] > first[s] else hi[q]
+            floor[q] = hi[q]
+            if s >= 0 and hi[q] > first[s]:
+                last = base[s] + hi[q] - 1
+                if query_ns[q] - ts[last] <= longest_ns:
+                    floor[q] = floors[last]
     return floor
 
 
