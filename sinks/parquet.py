@@ -106,9 +106,9 @@ class VectorFile:
             leaf: "none" if name in self._numbers else "lz4" for name, leaf in leaves.items()
         }
         # Without Arrow's own schema readers see plain strings, however they were encoded here.
-        return pq.ParquetWriter(
+        writer = pq.ParquetWriter(
             self._path,
-            columns.with_metadata(self._metadata),
+            columns,
             compression=compression,
             use_dictionary=[*names, leaves["quality"], "coverage"],
             write_statistics=self._selected,
@@ -116,6 +116,8 @@ class VectorFile:
             data_page_size=8 * ROW_GROUP,
             write_batch_size=WRITE_BATCH,
         )
+        writer.add_key_value_metadata(self._metadata)
+        return writer
 
     def close(self) -> None:
         """Finishes the file; one without vectors has their columns."""
