@@ -299,10 +299,12 @@ class Engine:
         return entities, Labels(entities.codes, table.series)
 
     def provisional(self) -> Vectors | None:
-        """Vectors of the pending rows as if no more were to come, without changing anything."""
+        """What would be final if all partitions ended here, without changing anything."""
         fork = self.fork()
+        fork.end_ns = NO_CLOCK_NS
+        fork.ended = set(fork.clocks)
         output = Output()
-        fork._settle(END_CLOCK_NS, self.settled_ns, output)
+        fork._advance(output)
         return replace(output.vectors, final=False) if output.vectors is not None else None
 
     def fork(self) -> Engine:

@@ -174,16 +174,21 @@ def ordered(stream: Stream, rows: Rows, ready: Bools, run_count: int) -> Ordered
         none, content = rows.take(nothing), rows.take_content(order, ts_ns)
         return Ordered(ts_ns, *content, segment_run, segment_start, False, nothing, nothing, none)
     tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))
-    ranked, fate = _settle_ties(stream, rows, order[tied])
+    ranked, fate, seen_ns = _settle_ties(stream, rows, order[tied])
     order[tied] = ranked
     keep = np.ones(len(order), np.bool_)
-    keep[tied] = fate == APPLIED
+    applied = fate == APPLIED
+    keep[tied] = applied
+    place = np.cumsum(keep)[tied[applied]] - 1
     dropped = order[tied]
     start = ordering.rows_per_segment(keep, segment_start)
     order, ts_ns = order[keep], ts_ns[keep]
+    arrival_ns, columns = rows.take_content(order, ts_ns)
+    arrival_ns[place] = seen_ns[applied]
     return Ordered(
         ts_ns,
-        *rows.take_content(order, ts_ns),
+        arrival_ns,
+        columns,
         segment_run,
         start,
         True,
@@ -210,7 +215,7 @@ def _bits(values: Values, rows: Int64s) -> list[Int64s]:
     return [values[rows].view(np.int64)]
 
 
-def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int64s]:
+def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int64s, Int64s]:
     """Orders rows that share their instant with another one.
 
     Args:
@@ -219,7 +224,8 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
         tied: those to order, grouped by run and time.
 
     Returns:
-        The rows in their final order, and what becomes of each.
+        The rows in their final order, what becomes of each, and the greatest arrival of its
+        identity: what has been seen must not grow less when an earlier copy is read later.
     """
     run, ts_ns = rows.run[tied].astype(np.int64), rows.ts_ns[tied]
     content = [
@@ -227,6 +233,7 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
         for bits in _bits(rows.columns[field.name], tied)
     ]  # fmt: skip
     fate = np.full(len(tied), APPLIED)
+    seen_ns = rows.arrival_ns[tied]
     if stream.identity is not None:
         identity = [_bits(rows.columns[name], tied)[0] for name in stream.identity]
         by_identity = np.lexsort((*content[::-1], rows.arrival_ns[tied], *identity, ts_ns, run))
@@ -236,9 +243,10 @@ def _settle_ties(stream: Stream, rows: Rows, tied: Int64s) -> tuple[Int64s, Int6
             if stop - begin > 1:
                 group = by_identity[begin:stop]
                 fate[group] = _fates(stream, group, content)
+                seen_ns[group] = seen_ns[group].max()
     sequence = [_bits(rows.columns[stream.sequence], tied)[0]] if stream.sequence else []
     final = np.lexsort((rows.arrival_ns[tied], *content[::-1], *sequence, ts_ns, run))
-    return tied[final], fate[final]
+    return tied[final], fate[final], seen_ns[final]
 
 
 def _equal_to_next(keys: list[Int64s], order: Int64s) -> Bools:

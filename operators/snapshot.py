@@ -126,7 +126,11 @@ def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
         )
     per_run = {"first": start, "end": end}
     per_run.update({n: getattr(table, n)[:count] for n in ("floor", "carry", "last_ns")})
-    per_row = {"ts": table.ts, "known": table.known, "floors": table.floors}
+    per_row = {"ts": table.ts}
+    if table.watched:
+        per_row["known"] = table.known
+    if table.has_ttl:
+        per_row["floors"] = table.floors
     return Section(
         domain.instants.name,
         domain.keep_rows,
@@ -283,6 +287,8 @@ def missing_sections(plan: Plan, found: Snapshot) -> list[str]:
                 f"longer windows of {domain.instants.name} ({domain.keep_rows} rows and "
                 f"{domain.keep_span_ns} ns, not {section.keep_rows} and {section.keep_span_ns})"
             )
+        if domain.watched and "known" not in section.per_row:
+            lacking.append(f"arrivals of {domain.instants.name}")
         lacking.extend(
             formula for key, formula in domain.stored.items() if key not in section.columns
         )
@@ -302,24 +308,32 @@ def _fill(table: RunTable, section: Section, donor: Section | None) -> None:
     table.place[:count], table.room[:count] = place, length
     table.base[:count] = place - per_run["first"]
     table.used = int(length.sum())
+    table.known, table.floors = np.zeros(table.used, np.int64), np.zeros(table.used, np.int64)
     for name, packed in section.per_row.items():
         setattr(table, name, _unpack(packed))
+    if table.watched and "known" not in section.per_row:
+        assert donor is not None
+        known = _from_donor(donor.per_row["known"], section, donor, length)
+        table.known = known.view(np.int64)
     for name in table.columns:
         if name in section.columns:
             table.columns[name] = _unpack(section.columns[name])
         else:
             assert donor is not None
-            table.columns[name] = _from_donor(name, section, donor, length)
+            table.columns[name] = _from_donor(donor.columns[name], section, donor, length)
 
 
 def _from_donor(
-    name: str, section: Section, donor: Section, length: npt.NDArray[np.int64]
+    packed: Packed, section: Section, donor: Section, length: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """A column of the donor's, laid out as the section's rows; NaN before its first."""
+    """A column of the donor's, laid out as the section's rows; NaN before its first.
+
+    Integers are moved as the float64s of the same bits.
+    """
     place = {tuple(key): i for i, key in enumerate(donor.keys)}
     first, end = _unpack(donor.per_run["first"]), _unpack(donor.per_run["end"])
     starts = np.concatenate([[0], np.cumsum(end - first)]).astype(np.int64)
-    column = _unpack(donor.columns[name])
+    column = _unpack(packed).view(np.float64)
     order = [place.get(tuple(key), -1) for key in section.keys]
     pieces = [column[starts[i] : starts[i + 1]] if i >= 0 else column[:0] for i in order]
     filled = np.full(int(length.sum()), np.nan)

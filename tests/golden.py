@@ -20,13 +20,13 @@ import numpy as np
 
 from feature_repo.machine import asset_over, machine_at
 from feature_repo.sets import ALL
-from operators.batch import Batch
+from operators.batch import NO_CLOCK_NS, Batch
 from operators.feature_set import FeatureSet
 from operators.kernels import BITS_VERSION
 from operators.streams import Field, Stream
 from tests.driver import emitted
 from tests.naive_rows import Key, Row, arrival_ns
-from tests.strategies import MINUTE_NS, START_NS, batch_of
+from tests.strategies import MINUTE_NS, START_NS, Read, batch_of
 
 FOLDER = Path(__file__).parent / "golden"
 RATE_HZ = 20.0
@@ -49,6 +49,9 @@ STEPS_NS = {
     "bars": MINUTE_NS, "news": 3 * MINUTE_NS, "trades": 4_000_000_000, "readings": 50_000_000,
     "windows": 3_200_000_000,
 }  # fmt: skip
+
+Parts = dict[str, dict[str, list[Row]]]
+"""The rows of each stream's partitions."""
 
 
 class Dice:
@@ -140,6 +143,45 @@ def rows_of(
                     copy["arrival"] = arrival(dice, stream, copy["ts"])
                 found += copies
     return sorted(found, key=arrival_ns)
+
+
+def queue_of(stream: str, name: str, rows: list[Row], size: int) -> list[Read]:
+    """A partition in batches, with an empty one that tells the read position after each third."""
+    queue: list[Read] = []
+    clock_ns = NO_CLOCK_NS
+    for number, start in enumerate(range(0, len(rows), size)):
+        batch = rows[start : start + size]
+        clock_ns = max([clock_ns, *map(arrival_ns, batch)])
+        queue.append(Read(stream, name, batch, clock_ns, end=False))
+        if number % 3 == 2 and start + size < len(rows):
+            clock_ns = max(clock_ns, arrival_ns(rows[start + size]))
+            queue.append(Read(stream, name, [], clock_ns, end=False))
+    return [*queue, Read(stream, name, [], clock_ns, end=True)]
+
+
+def interleaved(parts: Parts, size: int, seed: int) -> list[Read]:
+    """The batches of all partitions, one after the other in some order."""
+    dice = Dice(seed)
+    queues = [queue_of(s, n, rows, size) for s, of in parts.items() for n, rows in of.items()]
+    read = []
+    while queues:
+        queue = queues[dice.below(len(queues))]
+        read.append(queue.pop(0))
+        queues = [queue for queue in queues if queue]
+    return read
+
+
+def in_turns(rows: dict[str, list[Row]], count: int) -> Parts:
+    """Each stream's rows dealt to so many partitions in turn."""
+    return {s: {f"part-{i}": whole[i::count] for i in range(count)} for s, whole in rows.items()}
+
+
+def by_time(rows: dict[str, list[Row]]) -> Parts:
+    """Each stream's rows in two files, the later half in the first one."""
+    return {
+        s: {"late": whole[len(whole) // 2 :], "early": whole[: len(whole) // 2]}
+        for s, whole in rows.items()
+    }
 
 
 def fixed_batches(feature_set: FeatureSet) -> list[Batch]:

@@ -182,9 +182,9 @@ def ties_by_arrival_position(patch: Patch) -> None:
     settle_ties = pending._settle_ties
 
     def by_position(stream: Any, rows: Rows, tied: Any) -> Any:
-        ranked, fate = settle_ties(stream, rows, tied)
+        ranked, fate, seen_ns = settle_ties(stream, rows, tied)
         order = np.lexsort((ranked, rows.ts_ns[ranked], rows.run[ranked]))
-        return ranked[order], fate[order]
+        return ranked[order], fate[order], seen_ns[order]
 
     patch.setattr(pending, "_settle_ties", by_position)
 
@@ -385,12 +385,13 @@ def news_as_of_the_end_of_the_batch(patch: Patch) -> None:
     """Joins the newest row of the other stream that is there, not the one of the bar's time."""
     other = Scope._other
 
-    def newest(self: Scope, source: int, closed_right: int = 1) -> Positions:
-        at = other(self, source, closed_right)
-        table = self.tables[source]
-        known = np.where(at.run >= 0, table.end[at.run], 0)
-        hi = np.repeat(known, np.diff(self.block.segment_start))
-        return Positions(at.run, hi, self._floor(table, at.run, hi))
+    def newest(self: Scope, *args: Any) -> Positions:
+        block = self.block
+        self.block = replace(block, ts_ns=np.full_like(block.ts_ns, END_CLOCK_NS))
+        try:
+            return other(self, *args)
+        finally:
+            self.block = block
 
     patch.setattr(Scope, "_other", newest)
 

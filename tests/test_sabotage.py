@@ -13,16 +13,15 @@ import pytest
 
 from operators import route
 from operators import snapshot as state
-from operators.batch import NO_CLOCK_NS
 from operators.engine import Engine
 from operators.feature_set import FeatureSet
 from operators.kernels.hashing import KEY_GROUPS
 from operators.plan import compile_plan
 from tests import sabotage
 from tests.driver import Identity, batches, bits, partitions_of, shown
-from tests.golden import Dice, rows_of
+from tests.golden import Parts, by_time, in_turns, interleaved, rows_of
 from tests.naive import final_before, naive_vectors
-from tests.naive_rows import Key, Row, arrival_ns, settled
+from tests.naive_rows import Key, Row, settled
 from tests.strategies import BARS, MINUTE_NS, NEWS, READINGS, TICKS, Read, clock_after
 
 close, volume = BARS.col("close"), BARS.col("volume")
@@ -75,7 +74,6 @@ def require(holds: bool, *what: object) -> None:
         raise NotParityError(*what)
 
 
-Parts = dict[str, dict[str, list[Row]]]
 Found = dict[Identity, dict[str, Any]]
 
 
@@ -117,48 +115,6 @@ def cases() -> list[Case]:
         case(ticks, {"ticks": trades}),
         case(hops, {"readings": samples}),
     ]
-
-
-# -- ways in which the rows may come --------------------------------------------------------------
-
-
-def queue_of(stream: str, name: str, rows: list[Row], size: int) -> list[Read]:
-    """A partition in batches, with an empty one that tells the read position after each third."""
-    queue: list[Read] = []
-    clock_ns = NO_CLOCK_NS
-    for number, start in enumerate(range(0, len(rows), size)):
-        batch = rows[start : start + size]
-        clock_ns = max([clock_ns, *map(arrival_ns, batch)])
-        queue.append(Read(stream, name, batch, clock_ns, end=False))
-        if number % 3 == 2 and start + size < len(rows):
-            clock_ns = max(clock_ns, arrival_ns(rows[start + size]))
-            queue.append(Read(stream, name, [], clock_ns, end=False))
-    return [*queue, Read(stream, name, [], clock_ns, end=True)]
-
-
-def interleaved(parts: Parts, size: int, seed: int) -> list[Read]:
-    """The batches of all partitions, one after the other in some order."""
-    dice = Dice(seed)
-    queues = [queue_of(s, n, rows, size) for s, of in parts.items() for n, rows in of.items()]
-    read = []
-    while queues:
-        queue = queues[dice.below(len(queues))]
-        read.append(queue.pop(0))
-        queues = [queue for queue in queues if queue]
-    return read
-
-
-def in_turns(rows: dict[str, list[Row]], count: int) -> Parts:
-    """Each stream's rows dealt to so many partitions in turn."""
-    return {s: {f"part-{i}": whole[i::count] for i in range(count)} for s, whole in rows.items()}
-
-
-def by_time(rows: dict[str, list[Row]]) -> Parts:
-    """Each stream's rows in two files, the later half in the first one."""
-    return {
-        s: {"late": whole[len(whole) // 2 :], "early": whole[: len(whole) // 2]}
-        for s, whole in rows.items()
-    }
 
 
 # -- the check ------------------------------------------------------------------------------------
