@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -264,7 +265,8 @@ def _history(store: FeatureStore, result: SetResult) -> pl.DataFrame:
             ],
         }
     )
-    return training_frame(store, result.feature_set, events)
+    shown = ["ret_1", "ret_5", "vol_20", "event_count_1h", "sentiment_weighted_1h"]
+    return training_frame(store, result.feature_set, events).select(*events.columns, *shown)
 
 
 # -- the end ------------------------------------------------------------------------------------
@@ -272,13 +274,13 @@ def _history(store: FeatureStore, result: SetResult) -> pl.DataFrame:
 
 def show(console: Console, findings: Findings, folders: Folders) -> None:
     """Prints the results as a table, one entity's features, and the paths."""
-    table = Table(title="Riffle, the demo", title_justify="left")
+    table = Table(title="Riffle, the demo", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("set", no_wrap=True)
     for head in ("rows", "vectors", "rows/s alone", f"{findings.workers} workers"):
         table.add_column(head, justify="right", no_wrap=True)
     table.add_column("diff", no_wrap=True)
     for each in findings.results:
-        same = Text("same bits", "green")
+        same = Text("equal", "green")
         table.add_row(
             each.name,
             f"{each.rows:,}",
@@ -290,7 +292,9 @@ def show(console: Console, findings: Findings, folders: Folders) -> None:
     console.print(table)
     if findings.online:
         keys, values = findings.online
-        shown = Table("feature", "value", title=f"Online: {' '.join(keys.values())}")
+        title = f"Online, {' '.join(keys.values())}"
+        shown = Table("feature", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        shown.add_column("value", justify="right")
         for name, value in values.items():
             shown.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
         console.print(shown)

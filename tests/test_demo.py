@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
+from rich.progress import Progress
 
 from dataflows import charts, demo, demo_data
 from dataflows.demo_sets import asset_50hz, machine_50hz
@@ -282,3 +283,42 @@ def test_an_axis_of_time_has_a_few_marks_in_order(span_s):
 
 def test_the_style_is_a_file_beside_the_report():
     assert Path(demo.__file__).with_name("report.css").exists()
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def terminal_free(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def test_the_demo_compares_feeds_and_reads_back(tmp_path, monkeypatch, terminal_free, capsys):
+    few = [each for each in demo.SETS if each[0] in {"market", "market_from_trades"}]
+    monkeypatch.setattr(demo, "SETS", tuple(few))
+    folders = demo.Folders(tmp_path / "out")
+    findings = demo.play(folders, demo.Stages(Progress(disable=True)), ROWS)
+    assert findings.differences == 0
+    assert [each.name for each in findings.results] == ["market", "market_from_trades"]
+    for each in findings.results:
+        assert {name: row["in"] for name, row in each.account.items()}.keys() == {
+            stream.name for stream in each.feature_set.streams
+        }
+    _, values = findings.online
+    assert values["event_count_1h"] > 0
+    assert findings.history["ret_1"].null_count() < len(findings.history)
+    parsed(folders.report.read_text(encoding="utf-8"))
+    monkeypatch.setattr(demo, "play", lambda *_: findings)
+    demo.demo(tmp_path / "out")
+    printed = capsys.readouterr().out
+    for words in ("market_from_trades", "equal", "vol_20", str(folders.report)):
+        assert words in printed.replace("\n", "")
+
+
+def test_the_command_ends_with_1_when_anything_differs(tmp_path, monkeypatch, findings, capsys):
+    worse = replace(findings, results=[replace(findings.results[0], differences=3)])
+    monkeypatch.setattr(demo, "play", lambda *_: worse)
+    with pytest.raises(typer.Exit) as ended:
+        demo.demo(tmp_path)
+    assert ended.value.exit_code == 1
+    assert "3 differ" in capsys.readouterr().out
