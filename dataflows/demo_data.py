@@ -45,7 +45,7 @@ ASSUMPTIONS: tuple[tuple[str, str], ...] = (
     ),
     (
         "ES, trades of the E-mini S&P 500 future",
-        "Times are local to the exchange in Chicago and become UTC: the session opens at 17:00, "
+        "Times are local to the exchange in Chicago and become UTC: trading opens at 17:00, "
         "and pauses from 10:30 on Labor Day. The file has no ids; a trade's is its row number.",
     ),
     (

@@ -304,6 +304,8 @@ def test_the_demo_compares_feeds_and_reads_back(tmp_path, monkeypatch, terminal_
         assert {name: row["in"] for name, row in each.account.items()}.keys() == {
             stream.name for stream in each.feature_set.streams
         }
+    assert findings.online is not None
+    assert findings.history is not None
     _, values = findings.online
     assert values["event_count_1h"] > 0
     assert findings.history["ret_1"].null_count() < len(findings.history)

@@ -2,7 +2,7 @@
 
 Blocks of one page share a fresh folder, in which `make demo` has left its inputs (cut down here):
 
-- ``python``: is executed; all blocks of a page are one session, which comes after the commands;
+- ``python``: is executed; all blocks of a page are one program, which runs after the commands;
 - ``python NAME.py``: is saved under that name as well;
 - ``sh``: its `riffle` commands are run; others, such as `make`, are left out;
 - ``diff PATH``: is applied to a copy of that file of ours, which the following blocks import.
@@ -96,10 +96,10 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_blocks_of_a_page_run_from_top_to_bottom(page, folder):
-    session: list[Block] = []
+    python: list[Block] = []
     for each in blocks(page):
         if each.language == "python":
-            session.append(each)
+            python.append(each)
             if each.name:
                 (folder / each.name).write_text(each.text, encoding="utf-8")
         elif each.language == "diff":
@@ -110,9 +110,9 @@ def test_the_blocks_of_a_page_run_from_top_to_bottom(page, folder):
                 if command and command[0] == "riffle":
                     printed = run(folder, "-c", RIFFLE, *command[1:])
                     assert printed.strip()
-    assert session, "the page must have a python block"
-    program = folder / "session.py"
-    program.write_text(script(page, session), encoding="utf-8")
+    assert python, "the page must have a python block"
+    program = folder / "page.py"
+    program.write_text(script(page, python), encoding="utf-8")
     run(folder, str(program))
 
 
