@@ -132,6 +132,10 @@ def backfill(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the vectors of another run.")
     ] = False,
+    warm_up: Annotated[
+        bool,
+        typer.Option("--warm-up", help="Rebuild what the snapshots lack for a changed set."),
+    ] = False,
 ) -> None:
     """Compute a set over files into a dataset, by Bytewax, in one or more processes.
 
@@ -145,9 +149,18 @@ def backfill(
     from dataflows.commands.backfill import run
 
     request = launch.Request(
-        name, inputs, output, workers, cluster, batch_rows or launch.BATCH_ROWS, recovery,
-        launch.SNAPSHOT_EVERY_S if snapshot_every is None else snapshot_every, feast, overwrite,
-    )  # fmt: skip
+        name,
+        inputs,
+        output,
+        workers,
+        cluster,
+        batch_rows or launch.BATCH_ROWS,
+        recovery,
+        launch.SNAPSHOT_EVERY_S if snapshot_every is None else snapshot_every,
+        feast,
+        overwrite,
+        warm_up,
+    )
     with _in_words():
         run(_console(), request)
 
@@ -173,7 +186,7 @@ def diff(
 def demo(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for everything the demo writes.")
-    ] = Path("demo"),
+    ] = Path("out"),
 ) -> None:
     """Replay real market bars, trades and waveforms, and write a report with plots."""
     from dataflows.demo import demo as play

@@ -23,6 +23,8 @@ from operators.scope import Block, Links, Scope
 
 PartitionId = tuple[str, str]
 """A stream and one of its partitions."""
+FEWEST_RUNS = 512
+"""Runs below which idle ones are not looked for."""
 BEYOND_CAP, UNKNOWN = -1, -2
 """In place of a run: a key that was refused, one that has not been seen."""
 
@@ -90,6 +92,7 @@ class Engine:
         )
         self.pending = {name: Pending() for name in plan.streams}
         self.streams = {s.name: s for s in self.set.streams}
+        self.runs_kept = FEWEST_RUNS
         self.numbers: dict[str, tuple[tuple[str, ...], tuple[str, ...], Integers]] = {}
 
     # -- rows in ----------------------------------------------------------------------------
@@ -117,7 +120,18 @@ class Engine:
         else:
             self.ended.discard(source)
         self._advance(output)
+        if self.set.ttl is not None and self._crowded():
+            self._forget_idle_runs()
         return output
+
+    def _crowded(self) -> bool:
+        """Whether there are twice as many runs as when idle ones were last forgotten."""
+        return sum(map(len, self.tables)) > 2 * self.runs_kept
+
+    def _forget_idle_runs(self) -> None:
+        """Frees the runs that their time to live has emptied; no vector changes by it."""
+        self.__dict__.update(self.fork().__dict__)
+        self.runs_kept = max(sum(map(len, self.tables)), FEWEST_RUNS)
 
     def _take(self, batch: Batch, output: Output) -> None:
         """Sorts a batch's rows into pending ones and refused ones."""
@@ -311,4 +325,4 @@ class Engine:
         """An engine with the same state that shares nothing with this one."""
         from operators.snapshot import restore, snapshot
 
-        return restore(self.plan, list(self.clocks), snapshot(self))
+        return restore(self.plan, list(self.clocks), snapshot(self), end_ns=self.end_ns)

@@ -50,7 +50,6 @@ class FeatureSet:
         labels: constant columns of every vector, such as the timeframe of bars from trades.
         ttl: a gap between two rows of a run longer than this empties its windows.
         max_entities: valve against floods of keys; rows of further ones are dead letters.
-        provisional: whether vectors are also emitted before they are final.
     """
 
     name: str
@@ -62,7 +61,6 @@ class FeatureSet:
     labels: Mapping[str, str] = field(default_factory=dict)
     ttl: str | None = None
     max_entities: int = 1_000_000
-    provisional: bool = False
     description: str = ""
 
     def __post_init__(self) -> None:

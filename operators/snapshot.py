@@ -18,8 +18,9 @@ import numpy.typing as npt
 from operators.batch import NO_CLOCK_NS, Samples, Values
 from operators.engine import Engine, PartitionId
 from operators.history import RunTable
+from operators.idle import live_runs
 from operators.kernels import BITS_VERSION, runs
-from operators.pending import Pending, Rows
+from operators.pending import Bools, Pending, Rows
 from operators.plan import Domain, Plan
 
 SCHEMA_VERSION = 1
@@ -93,9 +94,14 @@ def snapshot(engine: Engine) -> bytes:
         (stream, name, clock_ns, (stream, name) in engine.ended)
         for (stream, name), clock_ns in engine.clocks.items()
     ]
+    live = live_runs(engine)
     sections = {
-        domain.instants.fingerprint: _section(domain, table, engine.settled_ns)
-        for domain, table in zip(engine.plan.domains, engine.tables, strict=True)
+        domain.instants.fingerprint: _section(domain, table, engine.settled_ns, alive)
+        for domain, table, alive in zip(engine.plan.domains, engine.tables, live, strict=True)
+    }
+    pending = {
+        name: _pending(engine.pending[name], live[index])
+        for name, index in engine.plan.streams.items()
     }
     return _encoder.encode(
         Snapshot(
@@ -110,14 +116,14 @@ def snapshot(engine: Engine) -> bytes:
             engine.account.has_arrival,
             engine.account.counts.tolist(),
             sections,
-            {name: _pending(pending) for name, pending in engine.pending.items()},
+            pending,
         )
     )
 
 
-def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
-    count = len(table)
-    base, first, end = table.base[:count], table.first[:count], table.end[:count]
+def _section(domain: Domain, table: RunTable, settled_ns: int, alive: Bools) -> Section:
+    runs_kept = np.flatnonzero(alive)
+    base, first, end = table.base[runs_kept], table.first[runs_kept], table.end[runs_kept]
     kept = bool(domain.stored) or domain.watched or domain.keep_rows > 1
     start = end.copy()
     if kept:
@@ -125,7 +131,7 @@ def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
             table.ts, base, first, end, domain.keep_rows, settled_ns - domain.keep_span_ns
         )
     per_run = {"first": start, "end": end}
-    per_run.update({n: getattr(table, n)[:count] for n in ("floor", "carry", "last_ns")})
+    per_run.update({n: getattr(table, n)[runs_kept] for n in ("floor", "carry", "last_ns")})
     per_row = {"ts": table.ts}
     if table.watched:
         per_row["known"] = table.known
@@ -135,7 +141,7 @@ def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
         domain.instants.name,
         domain.keep_rows,
         domain.keep_span_ns,
-        table.keys,
+        [table.keys[run] for run in runs_kept],
         {name: _pack(array) for name, array in per_run.items()},
         {name: _pack(runs.pack(array, base, start, end)) for name, array in per_row.items()},
         {name: _pack(runs.pack(array, base, start, end)) for name, array in table.columns.items()},
@@ -143,11 +149,12 @@ def _section(domain: Domain, table: RunTable, settled_ns: int) -> Section:
     )
 
 
-def _pending(pending: Pending) -> PendingRows:
+def _pending(pending: Pending, alive: Bools) -> PendingRows:
     rows = pending.joined()
     if rows is None:
         return PendingRows(False, {}, {}, {})
-    arrays = {"run": rows.run, "partition": rows.partition, "ts_ns": rows.ts_ns}
+    number = (np.cumsum(alive) - 1).astype(rows.run.dtype)
+    arrays = {"run": number[rows.run], "partition": rows.partition, "ts_ns": rows.ts_ns}
     arrives_with_time = rows.arrival_ns is rows.ts_ns
     if not arrives_with_time:
         arrays["arrival_ns"] = rows.arrival_ns
