@@ -32,6 +32,7 @@ from dataflows.named_sets import named_set
 from dataflows.processes import die_with_parent
 from dataflows.progress import Progress
 from dataflows.settings import BackfillSettings, backfill_settings
+from dataflows.warm_up import WarmUp
 from operators.account import Fate
 from operators.batch import Batch, Vectors
 from operators.dead_letters import DeadLetters
@@ -70,10 +71,16 @@ def build(settings: BackfillSettings, progress: Progress | None = None) -> Dataf
     flow = Dataflow(NAME)
     reads = op.input("read", flow, _source(settings, feature_set, own))
     routed = op.flat_map_batch("route", reads, _router(settings, progress))
+    plan = compile_plan(feature_set)
     extracted = extract(
-        "extract", routed, compile_plan(feature_set), [file.partition for file in own], end_ns,
-        watch=watch,
-    )  # fmt: skip
+        "extract",
+        routed,
+        plan,
+        [file.partition for file in own],
+        end_ns,
+        WarmUp(plan, own, settings.batch_rows) if settings.warm_up else lambda _: None,
+        watch,
+    )
 
     vectors = op.flat_map_batch("vectors", extracted, only_vectors)
     late = op.flat_map_batch("late", extracted, only_late)

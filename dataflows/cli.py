@@ -147,6 +147,7 @@ def backfill(
     """
     from dataflows import launch
     from dataflows.commands.backfill import run
+    from dataflows.settings import BATCH_ROWS
 
     request = launch.Request(
         name,
@@ -154,7 +155,7 @@ def backfill(
         output,
         workers,
         cluster,
-        batch_rows or launch.BATCH_ROWS,
+        batch_rows or BATCH_ROWS,
         recovery,
         launch.SNAPSHOT_EVERY_S if snapshot_every is None else snapshot_every,
         feast,

@@ -27,14 +27,13 @@ from dataflows.inputs import (
 from dataflows.manifest import Manifest, RecoveryError
 from dataflows.named_sets import named_set
 from dataflows.processes import Group, Process, free_addresses
-from dataflows.settings import BackfillSettings
+from dataflows.settings import BATCH_ROWS, BackfillSettings
 from dataflows.shards import Weighed, divide
 from operators.feature_set import FeatureSet
 from sinks.letters import DEAD, LATE
 from sinks.parquet import dataset_folder
 from sinks.shelf import OWNER, OccupiedError
 
-BATCH_ROWS = 524_288
 SNAPSHOT_EVERY_S = 10
 
 
@@ -53,6 +52,7 @@ class Request:
         snapshot_every_s: seconds between two snapshots.
         feast: folder of the Feast repository to feed, if any.
         overwrite: whether to replace the vectors of another run.
+        warm_up: whether to rebuild from the input what snapshots lack for a changed set.
     """
 
     set_name: str
@@ -65,6 +65,7 @@ class Request:
     snapshot_every_s: int = SNAPSHOT_EVERY_S
     feast: Path | None = None
     overwrite: bool = False
+    warm_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,7 @@ def _processes(
         alignment_ns=alignment_ns(files),
         parent=os.getpid(),
         feast=request.feast,
+        warm_up=request.warm_up,
     )
     processes = []
     for number in range(request.workers):

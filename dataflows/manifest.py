@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from uuid import uuid4
@@ -89,7 +90,7 @@ def read(recovery: Path) -> Manifest | None:
         except msgspec.MsgspecError as error:
             msg = f"{path}: must be the manifest of a run, got: {error}"
             raise RecoveryError(msg) from error
-    if recovery.is_dir() and any(p.name != LOCK for p in recovery.iterdir()):
+    if recovery.is_dir() and any(p.name[0] != "." and p.name != LOCK for p in recovery.iterdir()):
         msg = (
             f"{recovery}: must be empty or the recovery directory of a backfill, found other "
             "things and no manifest; choose another one"
@@ -148,6 +149,8 @@ def _changed_files(found: Sequence[InputFile], asked: Sequence[InputFile]) -> li
 
 
 LOCK = "lock"
+PATIENCE_S = 1.0
+"""The processes of a run that was killed let go of its lock within moments."""
 
 
 def lock(recovery: Path) -> int:
@@ -161,13 +164,18 @@ def lock(recovery: Path) -> int:
     """
     recovery.mkdir(parents=True, exist_ok=True)
     held = os.open(recovery / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(held)
-        msg = (
-            f"{recovery}: must be free, found another run that uses it; wait until it ends or stop "
-            "it with SIGTERM"
-        )
-        raise RecoveryError(msg) from None
-    return held
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < until:
+                time.sleep(PATIENCE_S / 20)
+                continue
+            os.close(held)
+            msg = (
+                f"{recovery}: must be free, found another run that uses it; wait until it ends or "
+                "stop it with SIGTERM"
+            )
+            raise RecoveryError(msg) from None
+        return held

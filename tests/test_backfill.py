@@ -5,11 +5,13 @@ import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -277,6 +279,44 @@ def test_a_run_that_fails_says_why_in_words(inputs, tmp_path, monkeypatch):
     request = Request("fickle:wide", [f"bars={inputs / 'bars'}"], tmp_path / "gold")
     with pytest.raises(FailedProcessError, match=r"shard 0 failed .*\n.*disk of the moon is full"):
         launch.backfill(request, quiet)
+
+
+SETS = """
+from feature_repo.streams import bars
+from operators.feature_set import FeatureSet
+close = bars.col("close")
+old = FeatureSet("own", "v1", bars, {"ret": close.pct_change(1)})
+new = FeatureSet("own", "v2", bars, {"ret": close.pct_change(1), "mean": close.rolling_mean(30),
+                 "volume": bars.col("volume").rolling_sum("20m")})
+changed = FeatureSet("own", "v1", bars, {"ret": close.pct_change(2)})
+"""
+
+
+def test_a_set_with_more_features_goes_on_with_a_warm_up(tmp_path, monkeypatch):
+    (tmp_path / "grown.py").write_text(SETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    folder = tmp_path / "bars"
+    folder.mkdir()
+    whole = bars(5, names_of(0), count=2 * BARS)
+    half = len(whole) // 2
+    whole[:half].write_parquet(folder / "early.parquet")
+    old = Request(
+        "grown:old", [f"bars={folder}"], Path("gold"), recovery=Path("state"), batch_rows=100
+    )
+    launch.backfill(old, quiet)
+    whole[half:].write_parquet(folder / "later.parquet")
+    with pytest.raises(RecoveryError, match="give a changed set another version"):
+        launch.backfill(replace(old, set_name="grown:changed"), quiet)
+    new = replace(old, set_name="grown:new")
+    with pytest.raises(FailedProcessError, match=r"(?s)the plan needs .*bars.volume.*--warm-up"):
+        launch.backfill(new, quiet)
+    launch.backfill(replace(new, warm_up=True), quiet)
+    expected = truth("grown:new", [f"bars={folder}"], tmp_path / "whole.parquet")
+    early = read_vectors(Path("gold/feature_set=own/version=v1"))
+    later = expected.filter(pc.greater(expected["ts"], pc.max(early["ts"])))
+    assert_equal(Path("gold/feature_set=own/version=v2"), later)
+    sys.modules.pop("grown")
 
 
 # -- refusals, without processes ------------------------------------------------------------
