@@ -119,7 +119,7 @@ class LettersSink(FixedPartitionedSink[Letters, State]):
         self, step_id: str, for_part: str, resume_state: State | None
     ) -> StatefulSinkPartition[Letters, State]:
         """Opens a partition and removes what will be replayed."""
-        shelf = Shelf(self._folder, for_part, self._owned.job, resume_state)
+        shelf = Shelf(self._folder, for_part, self._owned, resume_state)
         return _Part(shelf, self._owned.durable)
 
 

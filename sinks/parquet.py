@@ -161,7 +161,7 @@ class ParquetSink(FixedPartitionedSink[Vectors, State]):
         self, step_id: str, for_part: str, resume_state: State | None
     ) -> StatefulSinkPartition[Vectors, State]:
         """Opens a partition and removes what will be replayed."""
-        shelf = Shelf(self._folder, for_part, self._owned.job, resume_state)
+        shelf = Shelf(self._folder, for_part, self._owned, resume_state)
         return _Part(shelf, self._set, self._metadata, self._owned.durable)
 
 

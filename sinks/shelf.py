@@ -87,14 +87,15 @@ class Shelf:
     Args:
         folder: where they are, or in folders under it.
         part: name of the sink partition.
-        job: whose files they are.
+        owned: whose files they are, and whether a snapshot counts on them.
         state: to resume from.
     """
 
-    def __init__(self, folder: Path, part: str, job: str, state: State | None) -> None:
-        claim(folder, job)
+    def __init__(self, folder: Path, part: str, owned: Owned, state: State | None) -> None:
+        claim(folder, owned.job)
         self.folder = folder
         self.part = part
+        self._durable = owned.durable
         self.seq = state["seq"] if state else 0
         self._aside: list[tuple[Path, Path]] = []
         self._clear()
@@ -123,13 +124,18 @@ class Shelf:
 
     def show(self) -> State:
         """Makes all files visible; they must have been closed."""
-        if len(self._aside) > SYNCED_ONE_BY_ONE:
-            os.sync()
-        else:
-            for aside, _ in self._aside:
-                with aside.open("rb") as file:
-                    os.fsync(file.fileno())
+        if self._durable:
+            self._sync()
         for aside, final in self._aside:
             aside.rename(final)
         self._aside.clear()
         return {"seq": self.seq}
+
+    def _sync(self) -> None:
+        """Brings the files to the disk; the snapshot that counts on them will be there too."""
+        if len(self._aside) > SYNCED_ONE_BY_ONE:
+            os.sync()
+            return
+        for aside, _ in self._aside:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -189,11 +190,8 @@ class Running:
 
     def shard(self) -> int | None:
         """A process of the run."""
-        listed = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(self.process.pid)],
-            capture_output=True, text=True, check=False,
-        ).stdout.split()  # fmt: skip
-        return int(listed[0]) if listed else None
+        children = psutil.Process(self.process.pid).children()
+        return int(children[0].pid) if children else None
 
     def end(self) -> tuple[int, str]:
         said, _ = self.process.communicate(timeout=120)
