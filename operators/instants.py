@@ -50,8 +50,24 @@ class Instants:
         return AcrossSeries(self)
 
 
+class Derived(Instants):
+    """Instants that are made from those of the same entity's rows."""
+
+    source: Instants
+
+    @property
+    def entity(self) -> str:  # type: ignore[override]
+        """The column of the entity's key."""
+        return self.source.entity
+
+    @property
+    def series(self) -> str | None:  # type: ignore[override]
+        """None: unless said otherwise, the instants belong to the entity."""
+        return None
+
+
 @dataclass(frozen=True, eq=False)
-class Hop(Instants):
+class Hop(Derived):
     """Ends of hop windows over the rows of ``source`` that hold at least one row."""
 
     source: Instants
@@ -79,11 +95,6 @@ class Hop(Instants):
         return f"{self.source.name}[{length} every {every}]"
 
     @property
-    def entity(self) -> str:  # type: ignore[override]
-        """The column of the entity's key."""
-        return self.source.entity
-
-    @property
     def series(self) -> str | None:  # type: ignore[override]
         """The column that tells series apart."""
         return self.source.series
@@ -95,7 +106,7 @@ class Hop(Instants):
 
 
 @dataclass(frozen=True, eq=False)
-class AcrossSeries(Instants):
+class AcrossSeries(Derived):
     """The instants of an entity at which at least one of its series has one."""
 
     source: Instants
@@ -109,16 +120,6 @@ class AcrossSeries(Instants):
     def name(self) -> str:  # type: ignore[override]
         """What messages call it."""
         return f"{self.source.name}[across {self.source.series}]"
-
-    @property
-    def entity(self) -> str:  # type: ignore[override]
-        """The column of the entity's key."""
-        return self.source.entity
-
-    @property
-    def series(self) -> str | None:  # type: ignore[override]
-        """None: the instants belong to the entity."""
-        return None
 
     @cached_property
     def fingerprint(self) -> str:

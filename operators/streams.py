@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from operators.expr import Column, Elapsed, OffGrid, SeriesSeconds
-from operators.instants import Instants, digest
+from operators.instants import Derived, Instants, digest
 from operators.units import ONE, Unit
 
 YEAR_1990_NS = 631_152_000_000_000_000
@@ -155,7 +155,7 @@ class Stream(_Readable):
 
 
 @dataclass(frozen=True, eq=False)
-class OneSeries(_Readable):
+class OneSeries(_Readable, Derived):
     """The rows of one series of a stream, seen as rows of the entity."""
 
     source: Stream
@@ -176,16 +176,6 @@ class OneSeries(_Readable):
         """Those of the stream."""
         return self.source.fields
 
-    @property
-    def entity(self) -> str:  # type: ignore[override]
-        """The column of the entity's key."""
-        return self.source.entity
-
-    @property
-    def series(self) -> str | None:  # type: ignore[override]
-        """None: the rows belong to the entity."""
-        return None
-
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the rows."""
@@ -197,8 +187,9 @@ def input_streams(instants: Iterable[Instants]) -> list[Stream]:
     found: dict[str, Stream] = {}
     for item in instants:
         source: Instants = item
-        while not isinstance(source, Stream):
-            source = source.source  # type: ignore[attr-defined]
+        while isinstance(source, Derived):
+            source = source.source
+        assert isinstance(source, Stream)
         found.setdefault(source.name, source)
     return [found[name] for name in sorted(found)]
 

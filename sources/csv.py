@@ -15,13 +15,13 @@ import pyarrow as pa
 from operators.batch import Int64s
 from operators.dead_letters import Reason
 from operators.decode import RefusedInputError
-from sources.lines import LineFile, is_utf8
+from sources.lines import LineFile, LineRows, is_utf8
 from sources.rows import BLOCK_BYTES, Lines, Place, RawRows, Refused
 
 COMMA, QUOTE = 44, 34
 
 
-class CsvFile:
+class CsvFile(LineRows):
     """A CSV file.
 
     Raises:
@@ -31,7 +31,7 @@ class CsvFile:
     text = True
 
     def __init__(self, path: Path, block_bytes: int = BLOCK_BYTES) -> None:
-        self._lines = LineFile(path, block_bytes)
+        super().__init__(LineFile(path, block_bytes))
         place = self._lines.start()
         header = Lines(b"", *(np.empty(0, np.int64),) * 3)
         while not len(header) and not self._lines.ends_at(place):
@@ -49,23 +49,6 @@ class CsvFile:
     def start(self) -> Place:
         """Behind the header."""
         return dict(self._first)
-
-    def ends_at(self, place: Place) -> bool:
-        """Whether no line is left."""
-        return self._lines.ends_at(place)
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._lines.close()
-
-    def lines(self, place: Place, count: int) -> tuple[Lines, Place]:
-        """At most so many lines, and where they end."""
-        return self._lines.read(place, count)
-
-    def read(self, place: Place, count: int, columns: Sequence[str]) -> tuple[RawRows, Place]:
-        """At most so many rows, with those of the columns that there are, as text."""
-        lines, after = self.lines(place, count)
-        return self.parse(lines, columns), after
 
     def parse(self, lines: Lines, columns: Sequence[str]) -> RawRows:
         """Lines to rows."""

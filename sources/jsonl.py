@@ -21,8 +21,8 @@ from operators.batch import Int64s
 from operators.checks import KINDS, show
 from operators.dead_letters import Reason
 from operators.streams import Stream
-from sources.lines import LineFile, is_utf8
-from sources.rows import BLOCK_BYTES, Lines, Place, RawRows, Refused
+from sources.lines import LineFile, LineRows, is_utf8
+from sources.rows import BLOCK_BYTES, Lines, RawRows, Refused
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 PEEKED_LINES = 1000
@@ -35,37 +35,16 @@ TYPES: dict[str, Any] = {
 SPACE, QUOTE, COLON, BRACE, BRACE_END = 32, 34, 58, 123, 125
 
 
-class JsonlFile:
+class JsonlFile(LineRows):
     """A JSON Lines file, read as the rows of a stream."""
 
     text = False
 
     def __init__(self, path: Path, stream: Stream, block_bytes: int = BLOCK_BYTES) -> None:
-        self._lines = LineFile(path, block_bytes)
+        super().__init__(LineFile(path, block_bytes))
         self._kinds = {field.name: field.kind for field in stream.fields}
         self._decoders: dict[tuple[str, ...], msgspec.json.Decoder[Any]] = {}
         self.columns = self._peek()
-
-    def start(self) -> Place:
-        """The first line."""
-        return self._lines.start()
-
-    def ends_at(self, place: Place) -> bool:
-        """Whether no line is left."""
-        return self._lines.ends_at(place)
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._lines.close()
-
-    def lines(self, place: Place, count: int) -> tuple[Lines, Place]:
-        """At most so many lines, and where they end."""
-        return self._lines.read(place, count)
-
-    def read(self, place: Place, count: int, columns: Sequence[str]) -> tuple[RawRows, Place]:
-        """At most so many rows, with those of the columns that there are."""
-        lines, after = self.lines(place, count)
-        return self.parse(lines, columns), after
 
     def parse(self, lines: Lines, columns: Sequence[str]) -> RawRows:
         """Lines to rows."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from operators.batch import Int64s
-from sources.rows import BLOCK_BYTES, Lines, Place
+from sources.rows import BLOCK_BYTES, Lines, Place, RawRows
 
 LINE_BYTES = 160
 """First guess at the length of a line."""
@@ -73,6 +74,38 @@ class LineFile:
             if len(feeds) >= count or full or len(data) >= limit:
                 return data, feeds
             want = max(want, len(data))
+
+
+class LineRows:
+    """Rows of a text file, a line each; what a line holds is for the format to say."""
+
+    def __init__(self, lines: LineFile) -> None:
+        self._lines = lines
+
+    def start(self) -> Place:
+        """The first line."""
+        return self._lines.start()
+
+    def ends_at(self, place: Place) -> bool:
+        """Whether no line is left."""
+        return self._lines.ends_at(place)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._lines.close()
+
+    def lines(self, place: Place, count: int) -> tuple[Lines, Place]:
+        """At most so many lines, and where they end."""
+        return self._lines.read(place, count)
+
+    def read(self, place: Place, count: int, columns: Sequence[str]) -> tuple[RawRows, Place]:
+        """At most so many rows, with those of the columns that there are."""
+        lines, after = self.lines(place, count)
+        return self.parse(lines, columns), after
+
+    def parse(self, lines: Lines, columns: Sequence[str]) -> RawRows:
+        """Lines to rows."""
+        raise NotImplementedError
 
 
 def is_utf8(lines: Lines) -> npt.NDArray[np.bool_]:
