@@ -165,6 +165,53 @@ def test_shards_have_their_own_files_where_entities_split(inputs, tmp_path):
     assert_equal(request.output, expected)
 
 
+HOPS = """
+from feature_repo.machine import machine_at
+slow = machine_at(64.0)
+"""
+
+
+def samples(seconds: int, arrives: bool) -> pl.DataFrame:
+    """Samples of five assets with two channels each, of which some end early."""
+    rng = np.random.default_rng(4)
+    frames = []
+    for index in range(5):
+        count = 64 * (seconds - index)
+        for channel in ("x", "y"):
+            ts = START_NS + (np.arange(count) * 10**9) // 64
+            frames.append(
+                pl.DataFrame(
+                    {
+                        "asset_id": [f"pump{index}"] * count,
+                        "asset_type": ["pump"] * count,
+                        "channel": [channel] * count,
+                        "ts_ns": ts,
+                        "value": rng.standard_normal(count),
+                    }
+                )
+            )
+    frame = pl.concat(frames).sort("ts_ns", maintain_order=True)
+    return frame.with_columns(arrival_ts_ns=pl.col("ts_ns") + 10**8) if arrives else frame
+
+
+@pytest.mark.parametrize(("arrives", "apart"), [(False, True), (True, True), (True, False)])
+def test_every_shard_knows_where_the_whole_input_ends(tmp_path, monkeypatch, arrives, apart):
+    (tmp_path / "hops.py").write_text(HOPS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    Path("readings").mkdir()
+    frame = samples(9, arrives)
+    for key, rows in frame.group_by("asset_id", maintain_order=True) if apart else [("all", frame)]:
+        rows.write_parquet(f"readings/{key[0]}.parquet")
+    paths = ["readings=readings"]
+    expected = truth("hops:slow", paths, tmp_path / "truth.parquet")
+    request = Request("hops:slow", paths, Path("gold"), workers=2, batch_rows=500)
+    result = launch.backfill(request, quiet)
+    assert ("its own files" in result.split) is apart
+    assert_equal(request.output, expected)
+    sys.modules.pop("hops")
+
+
 class Running:
     """A backfill by the command line, in a process that can be killed."""
 
