@@ -1,0 +1,1 @@
+"""Riffle beside its peers: ``python -m benchmarks.run``, or ``make bench``."""
