@@ -157,7 +157,8 @@ def test_windows_lie_where_counting_rows_puts_them(grouped, data, closed_right):
     floors = np.array(
         [data.draw(st.integers(0, i)) for each in times for i in range(len(each))], np.int64
     )
-    low = runs.floors_at(run, query_start, hi, floors, base, first)
+    longest = data.draw(st.sampled_from([3, 2**62]))
+    low = runs.floors_at(query, run, query_start, hi, flat, floors, base, first, longest)
     by_span = runs.windows_of_span(
         query, run, query_start, hi, low, flat, base, first, span, closed_right
     )
@@ -168,8 +169,8 @@ def test_windows_lie_where_counting_rows_puts_them(grouped, data, closed_right):
     for q, (each, t) in enumerate([(s, t) for s, ts in enumerate(asked) for t in ts]):
         seen = [i for i, at in enumerate(times[each]) if at < t + closed_right]
         assert hi[q] == len(seen)
-        at_least = floors[base[each] + seen[-1]] if seen else 0
-        reached = [i for i in seen if i >= at_least]
+        fresh = seen and t - times[each][seen[-1]] <= longest
+        reached = [i for i in seen if fresh and i >= floors[base[each] + seen[-1]]]
         inside = [i for i in reached if times[each][i] >= t - span + closed_right]
         assert list(range(by_span[q], hi[q])) == inside
         assert list(range(by_rows[q], hi[q])) == reached[-rows:]
@@ -184,7 +185,7 @@ def test_a_run_that_is_not_there_has_no_rows():
     none, start, empty = np.array([-1]), np.array([0, 2]), np.zeros(0, np.int64)
     query = np.array([5, 6])
     hi = runs.positions_at(query, none, start, empty, empty, empty, empty, 1)
-    low = runs.floors_at(none, start, hi, empty, empty, empty)
+    low = runs.floors_at(query, none, start, hi, empty, empty, empty, empty, 2**62)
     assert (hi.tolist(), low.tolist()) == ([0, 0], [0, 0])
     lo = runs.windows_of_span(query, none, start, hi, low, empty, empty, empty, 3, 1)
     assert lo.tolist() == [0, 0]
