@@ -27,8 +27,8 @@ setup: $(VENV)/.kernels ## Make .venv from the locks and compile the kernels (ab
 demo: setup ## Run real data end to end and write the report
 	@$(BIN)/riffle demo $(ARGS)
 
-test: setup ## Run every test and doctest, e.g. ARGS="-n 2 -k parity"
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## Run every test and doctest, e.g. ARGS="-k parity"
+	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check --quiet .

@@ -105,34 +105,43 @@ def ways(
 ) -> Iterator[tuple[str, Callable[[], Path]]]:
     """The ways to read the same rows, by name; the first is what the others are compared with."""
     inputs: dict[str, list[object]] = {}
-    for cut in (by_entity, by_time, at_random):
-        inputs[cut.__name__] = []
+    for spread in (by_entity, by_time, at_random):
+        inputs[spread.__name__] = []
         for stream in feature_set.streams:
             rows = rows_of(stream, COUNTS[stream.name])
-            place = write_parts(folder / cut.__name__, stream, cut(rows, dice))
-            inputs[cut.__name__] += ["--input", place]
+            place = write_parts(folder / spread.__name__, stream, spread(rows, dice))
+            inputs[spread.__name__] += ["--input", place]
 
     def computed() -> Path:
         run("compute", feature_set.name, *inputs["by_entity"], "--output", folder / "one.parquet")
         return folder / "one.parquet"
 
-    def filled(cut: str, name: str, *options: object, kills: bool = False) -> Path:
+    def filled(how: str, name: str, *options: object, kills: bool = False) -> Path:
         output = folder / name
-        wanted = ("backfill", feature_set.name, *inputs[cut], "--output", output, *options)
+        wanted = ("backfill", feature_set.name, *inputs[how], "--output", output, *options)
         if kills:
             run_with_kills(dice, *wanted, "--recovery", folder / "state", "--snapshot-every", 0)
         else:
             run(*wanted)
         return output
 
-    def rows() -> list[object]:
+    def cut() -> list[object]:
         return ["--batch-rows", dice.randint(1, 400)]
 
     yield "one process", computed
-    yield "1 shard, files by time", lambda: filled("by_time", "a", *rows())
-    yield "2 shards, files by entity", lambda: filled("by_entity", "b", "--workers", 2, *rows())
-    yield "3 shards, rows at random", lambda: filled("at_random", "c", "--workers", 3, *rows())
-    yield "cluster of 2", lambda: filled("at_random", "d", "--workers", 2, "--cluster", *rows())
+    yield "1 shard, files by time", lambda: filled("by_time", "a", *cut())
+    yield (
+        "2 shards, files by entity",
+        lambda: filled("by_entity", "b", "--workers", 2, *cut()),
+    )
+    yield (
+        "3 shards, rows at random",
+        lambda: filled("at_random", "c", "--workers", 3, *cut()),
+    )
+    yield (
+        "cluster of 2",
+        lambda: filled("at_random", "d", "--workers", 2, "--cluster", *cut()),
+    )
     yield f"killed {KILLS} times", lambda: filled("by_time", "e", "--batch-rows", 7, kills=True)
 
 

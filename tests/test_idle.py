@@ -12,6 +12,7 @@ from operators.engine import Engine
 from operators.plan import compile_plan
 from operators.snapshot import snapshot
 from tests.driver import emitted, in_bits
+from tests.naive_rows import Row
 from tests.strategies import MINUTE_NS, START_NS, batch_of
 
 churning = replace(market, ttl="10m")
@@ -32,7 +33,7 @@ def read(keys: int = KEYS_IN_ALL):
             }
             for i in range(BARS_EACH) for key in range(start, start + 10)
         ]  # fmt: skip
-        said = [
+        said: list[Row] = [
             {
                 "entity": f"i{key}", "ts": begin + 30 * MINUTE_NS // (1 + key % 5), "event_id": key,
                 "sentiment": key % 7 / 7, "confidence": 0.5,

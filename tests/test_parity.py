@@ -103,6 +103,7 @@ def test_after_every_batch_the_emitted_set_is_what_the_oracle_gives_for_the_cloc
     read = batches(feature_set, reads)
     engine = Engine(compile_plan(feature_set), partitions_of(read))
     found: dict[Any, dict[str, Any]] = {}
+    keyed: dict[Any, dict[str, Any]] = {}
     for number, batch in enumerate(read):
         found.update(shown(feature_set, engine.process(batch).vectors))
         ended = number == len(read) - 1

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import polars as pl
 import pytest
-from numba import config
 
 from feature_repo.market import market
 from feature_repo.sets import ALL
 from tests.golden import rows_of
+from tests.kernel_cache import copy_cache
 from tests.prove_parity import write_parts
 
 FILES = "*.nbc"
@@ -25,8 +24,7 @@ ENGINE_SETS = ("market", "asset", "waveform", "market_from_trades")
 def warmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that only set-up has written."""
     cache = tmp_path_factory.mktemp("cache") / "numba"
-    if config.CACHE_DIR and Path(config.CACHE_DIR).is_dir():
-        shutil.copytree(config.CACHE_DIR, cache)
+    copy_cache(cache)
     python(cache, "-m", "operators.warm")
     return cache
 
