@@ -132,7 +132,7 @@ class RunTable:
             self.end, self.keep_rows, keep_from_ns, self.used, len(self.ts),
         )  # fmt: skip
         if needed > len(self.ts):
-            self._repack(segment_run, segment_start)
+            self._repack(segment_run, segment_start, keep_from_ns)
             return
         self.used = used
         if len(moves):
@@ -148,8 +148,13 @@ class RunTable:
             used["floors"] = self.floors
         return used
 
-    def _repack(self, segment_run: Int64s, segment_start: Int64s) -> None:
+    def _repack(self, segment_run: Int64s, segment_start: Int64s, keep_from_ns: int) -> None:
         count = len(self.keys)
+        # Rows that no window can reach stay behind, or the arena grows with the input.
+        self.first[:count] = runs.live_rows(
+            self.ts, self.base[:count], self.first[:count], self.end[:count], self.keep_rows,
+            keep_from_ns,
+        )  # fmt: skip
         extra = np.zeros(count, np.int64)
         extra[segment_run] = np.diff(segment_start)
         moves, used = runs.plan_repack(

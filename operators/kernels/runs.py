@@ -44,7 +44,13 @@ def plan_moves(
         s = segment_run[g]
         new = segment_start[g + 1] - segment_start[g]
         if base[s] + end[s] + new > place[s] + room[s]:
-            extra += 2 * (end[s] - first[s] + new) + 8
+            start = base[s] + first[s]
+            stop = base[s] + end[s]
+            stale = min(
+                first_at_or_after(ts, start, stop, keep_from_ns + 1), max(stop - keep_rows, start)
+            )
+            if 2 * (stop - stale + new) > room[s]:
+                extra += 2 * (stop - stale + new) + 8
     if used + extra > size:
         return moves[:0], used, used + extra
     for g in range(segment_run.shape[0]):
