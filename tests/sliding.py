@@ -24,6 +24,8 @@ Ints = npt.NDArray[np.int64]
 PLAIN = Stream("rows", "key", (Field("x"), Field("y")))
 X, Y = PLAIN.col("x"), PLAIN.col("y")
 NONE = np.zeros(1, np.int64)
+LAST_BASE = 9
+"""The last place of the arena at which a run may begin."""
 
 
 def over(aggregate: agg.Aggregate, parameter: float = 0.0) -> Windowed:
@@ -79,19 +81,16 @@ class Slider:
 
     def __post_init__(self) -> None:
         self.move(self.base)
-        family = self.aggregate.aggregate.family
-        self.cache = Cache(family.width)
+        self.cache = Cache(self.aggregate.aggregate.family.width)
         self.cache.fit(1, len(self.ts))
 
     def move(self, base: int) -> None:
-        """Puts the rows elsewhere in the arena."""
+        """Puts the rows elsewhere in the arena; what the cache remembers stays where it was."""
         self.base = base
-        size = base + len(self.run) + 2
+        size = LAST_BASE + len(self.run) + 1
         self.ts, self.x, self.y = np.zeros(size, np.int64), np.full(size, 7e7), np.full(size, 9e9)
         inside = slice(base, base + len(self.run))
         self.ts[inside], self.x[inside], self.y[inside] = self.run.ts, self.run.x, self.run.y
-        if hasattr(self, "cache"):
-            self.cache.fit(1, size)
 
     def ask(self, lo: Ints, hi: Ints, owner: int = 0) -> Floats:
         """The aggregate over each of the windows ``lo[q] .. hi[q]``."""

@@ -15,6 +15,7 @@ from operators.expr import Windowed
 from tests.naive_numbers import ARITHMETIC, aggregate, allowed_error
 from tests.sliding import (
     AGGREGATES,
+    LAST_BASE,
     Floats,
     Ints,
     Run,
@@ -215,7 +216,7 @@ def test_the_same_window_has_the_same_bits_whatever_was_asked_before(name, data)
                 slider.ask(other_lo[place:stop], other_hi[place:stop], owner=1)
                 continue
             case "move":
-                slider.move(data.draw(st.integers(0, 9)))
+                slider.move(data.draw(st.integers(0, LAST_BASE)))
                 continue
         place = stop
 
