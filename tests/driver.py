@@ -23,9 +23,7 @@ Identity = tuple[str, str, int]
 def batches(feature_set: FeatureSet, reads: Iterable[Read]) -> list[Batch]:
     """The batches that sources would read."""
     streams = {stream.name: stream for stream in feature_set.streams}
-    return [
-        batch_of(streams[r.stream], r.rows, r.partition, r.clock_ns, end=r.end) for r in reads
-    ]
+    return [batch_of(streams[r.stream], r.rows, r.partition, r.clock_ns, end=r.end) for r in reads]
 
 
 def bits(value: float) -> int:
