@@ -22,7 +22,11 @@ where ``rx, ry`` are the reference values, ``seconds`` is the row's time since t
 is the family's parameter.
 
 State kept between calls is a cache: it is rebuilt from the rows when it does not fit, and is
-never part of a snapshot.
+never part of a snapshot. The suffix begins at one place as long as its run stays where it is, so
+that windows that move on meet memory that is near.
+
+Rows and places are unsigned in the inner loops: of a signed index numba asks each time whether it
+counts from the end.
 """
 
 from __future__ import annotations
@@ -31,9 +35,9 @@ import numpy as np
 
 from operators.kernels import inlined, kernel
 
-MARKS = 8
+MARKS = 9
 """Integers of cache per run: cut row, split instant, its level, done row, owner, base, reference
-row, rows of the suffix."""
+row, first row of the suffix, the place of that row in the cache."""
 ACCUMULATOR = 8
 """Floats of cache per run: two references and up to six of the running prefix."""
 SECONDS_PER_NS = 1e-9
@@ -95,6 +99,12 @@ def roundest(oldest_ns, newest_ns):
 
 
 @inlined
+def roundest_until(split_ns, level):
+    """The first newest instant with which a split is the roundest no more."""
+    return ((split_ns >> level) + 1) << level
+
+
+@inlined
 def first_at_or_after(ts, start, end, instant_ns):
     """First index in ``start .. end`` whose time is at or after the instant."""
     while start < end:
@@ -145,8 +155,8 @@ def sliding(
     for g in range(segment_run.shape[0]):
         s = segment_run[g]
         if s < 0:
-            for q in range(segment_start[g], segment_start[g + 1]):
-                join(out, q, zero(), zero(), 0.0, 0.0)
+            for query in range(segment_start[g], segment_start[g + 1]):
+                join(out, query, zero(), zero(), 0.0, 0.0)
             continue
         b = base[s]
         cut = marks[s, 0]
@@ -154,30 +164,32 @@ def sliding(
         level = marks[s, 2]
         done = marks[s, 3]
         reference = marks[s, 6]
+        first = marks[s, 7]
+        home = marks[s, 8]
         if marks[s, 4] != segment_owner[g] or marks[s, 5] != b:
             cut = -1
+        until_ns = roundest_until(split_ns, level) if cut >= 0 else split_ns
         rx = state[s, 0]
         ry = state[s, 1]
         acc = load(zero(), state, s, 2)
-        for q in range(segment_start[g], segment_start[g + 1]):
+        for query in range(segment_start[g], segment_start[g + 1]):
+            q = np.uintp(query)
             low = lo[q]
             high = hi[q]
             if low >= high:
                 join(out, q, zero(), zero(), 0.0, 0.0)
                 continue
-            oldest_ns = ts[b + low]
-            newest_ns = ts[b + high - 1]
-            rebuild = (
-                cut < low
-                or oldest_ns >= split_ns
-                or (oldest_ns >> level) != (newest_ns >> level)
-                or done > high
-            )
+            newest_ns = ts[np.uintp(b + high - 1)]
+            rebuild = cut <= low or newest_ns >= until_ns or done > high
             if not rebuild and reference < cut:
                 # The prefix had no valid row: does it have one now?
                 rebuild = first_valid(x, y, b + done, b + high) < b + high
             if rebuild:
-                split_ns, level = roundest(oldest_ns, newest_ns)
+                split_ns, level = roundest(ts[b + low], newest_ns)
+                until_ns = roundest_until(split_ns, level)
+                if cut < 0:
+                    home = b + low
+                first = low
                 cut = first_at_or_after(ts, b + low, b + high, split_ns) - b
                 reference = first_valid(x, y, b + cut, b + high) - b
                 if reference == high:
@@ -189,20 +201,22 @@ def sliding(
                     ry = y[b + reference]
                 acc = zero()
                 for r in range(cut - 1, low - 1, -1):
-                    if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
-                        seconds = (ts[b + r] - ts[b + reference]) * SECONDS_PER_NS
-                        acc = front(acc, x[b + r], y[b + r], rx, ry, seconds, p)
-                    save(acc, suffix, b + r, 0)
+                    at = np.uintp(b + r)
+                    if x[at] == x[at] and y[at] == y[at]:
+                        seconds = (ts[at] - ts[b + reference]) * SECONDS_PER_NS
+                        acc = front(acc, x[at], y[at], rx, ry, seconds, p)
+                    save(acc, suffix, np.uintp(home + r - first), 0)
                 acc = zero()
                 done = cut
             for r in range(done, high):
-                if x[b + r] == x[b + r] and y[b + r] == y[b + r]:
-                    seconds = (ts[b + r] - ts[b + reference]) * SECONDS_PER_NS
-                    acc = back(acc, x[b + r], y[b + r], rx, ry, seconds, p)
+                at = np.uintp(b + r)
+                if x[at] == x[at] and y[at] == y[at]:
+                    seconds = (ts[at] - ts[b + reference]) * SECONDS_PER_NS
+                    acc = back(acc, x[at], y[at], rx, ry, seconds, p)
             done = high
             older = zero()
             if low < cut:
-                older = load(older, suffix, b + low, 0)
+                older = load(older, suffix, np.uintp(home + low - first), 0)
             join(out, q, older, acc, rx, ry)
         marks[s, 0] = cut
         marks[s, 1] = split_ns
@@ -211,6 +225,8 @@ def sliding(
         marks[s, 4] = segment_owner[g]
         marks[s, 5] = b
         marks[s, 6] = reference
+        marks[s, 7] = first
+        marks[s, 8] = home
         state[s, 0] = rx
         state[s, 1] = ry
         save(acc, state, s, 2)
