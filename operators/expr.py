@@ -477,7 +477,7 @@ class Spectral(OfFrame):
     low: float = 0.0
     high: float = 0.0
     of_nyquist: bool = False
-    nulls: str = "null (and GAP) unless every sample is there; null without power"
+    nulls: str = "null unless every sample is there; all but band powers, without power"
     cost_ns: int = 3000
 
     @property

@@ -348,7 +348,7 @@ class Fluent:
         return self._spectral(measures.ENTROPY, 0.0, 0.0, False)
 
     def band_power(self, low: float, high: float, *, of_nyquist: bool = False) -> Expr:
-        """Power in ``low <= f < high``.
+        """Power in ``low <= f < high``; a band that ends at the Nyquist frequency includes it.
 
         Args:
             low: in Hz, or a share of the Nyquist frequency.

@@ -162,6 +162,7 @@ class Finish(Step):
     def run(self, scope: Scope) -> Float64s:
         result = np.empty(len(scope.block))
         self.aggregate.finish(scope.values[self.sums], self.parameter, self.min_samples, result)
+        runs.null_where_not_finite(result)
         return result
 
 
@@ -280,7 +281,10 @@ class ReadSpectrum(Step):
         for density in scope.values[self.density]:
             values = np.empty(len(density.rows))
             unit = density.rate_hz / 2.0 if self.of_nyquist else 1.0
-            self.kernel(density.frequency, density.power, self.low * unit, self.high * unit, values)
+            low, high = self.low * unit, self.high * unit
+            if high >= density.rate_hz / 2.0:
+                high = np.inf  # a band that ends at Nyquist includes it
+            self.kernel(density.frequency, density.power, low, high, values)
             result[density.rows] = values
         return result
 

@@ -133,7 +133,8 @@ def read(expr: Expr, several: Floats, rate_hz: float = RATE_HZ) -> Floats:
     frequency, density = spectra.power_density(np.ascontiguousarray(several), rate_hz)
     unit = rate_hz / 2 if expr.of_nyquist else 1.0
     result = np.empty(len(several))
-    expr.measure.kernel(frequency, density, expr.low * unit, expr.high * unit, result)
+    high = np.inf if expr.high * unit >= rate_hz / 2.0 else expr.high * unit
+    expr.measure.kernel(frequency, density, expr.low * unit, high, result)
     return result
 
 
@@ -210,3 +211,13 @@ def test_samples_snap_to_the_cell_that_they_are_near(offsets, closed, data):
         if cell is not None:
             expected[cell] = value
     assert bits(found[0]) == bits(expected)
+
+
+def test_a_band_that_ends_below_nyquist_leaves_its_end_out_for_odd_lengths_too():
+    frames = np.array([[1.0, -2.0, 3.0, 0.5, -1.0]])
+    frequency, power = spectra.power_density(frames, 5.0)
+    found, rest = np.empty(1), np.empty(1)
+    spectra.band_power(frequency, power, 1.0, 2.0, found)
+    spectra.band_power(frequency, power, 2.0, np.inf, rest)
+    assert found[0] == power[0, 1]
+    assert rest[0] == power[0, 2]

@@ -386,3 +386,11 @@ def fill_from_end(target, target_length, source, source_length):
             target[to + target_length[s] - i] = source[start + source_length[s] - i]
         to += target_length[s]
         start += source_length[s]
+
+
+@kernel
+def null_where_not_finite(values):
+    """Makes what has overflowed null, in place."""
+    for i in range(values.shape[0]):
+        if abs(values[i]) == np.inf:
+            values[i] = np.nan

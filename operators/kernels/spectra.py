@@ -109,16 +109,11 @@ def entropy(frequency, density, a, b, result):
 
 @kernel
 def band_power(frequency, density, a, b, result):
-    """Power in ``a <= f < b``: the sum of densities times the width of a bin.
-
-    A band that ends at Nyquist includes it.
-    """
+    """Power in ``a <= f < b``: the sum of densities times the width of a bin."""
     width = frequency[1] - frequency[0]
-    last = density.shape[1] - 1
     for q in range(density.shape[0]):
         total = 0.0
         for k in range(density.shape[1]):
-            inside = a <= frequency[k] < b
-            if inside or (k == last and a <= frequency[k] <= b):
+            if a <= frequency[k] < b:
                 total += density[q, k]
         result[q] = total * width
