@@ -174,8 +174,7 @@ def sliding(
         acc = load(zero(), state, s, 2)
         for query in range(segment_start[g], segment_start[g + 1]):
             q = np.uintp(query)
-            low = lo[q]
-            high = hi[q]
+            low, high = lo[q], hi[q]
             if low >= high:
                 join(out, q, zero(), zero(), 0.0, 0.0)
                 continue
@@ -194,11 +193,9 @@ def sliding(
                 reference = first_valid(x, y, b + cut, b + high) - b
                 if reference == high:
                     reference = last_valid(x, y, b + low, b + cut) - b
-                rx = 0.0
-                ry = 0.0
+                rx, ry = 0.0, 0.0
                 if reference >= low:
-                    rx = x[b + reference]
-                    ry = y[b + reference]
+                    rx, ry = x[b + reference], y[b + reference]
                 acc = zero()
                 for r in range(cut - 1, low - 1, -1):
                     at = np.uintp(b + r)
