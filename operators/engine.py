@@ -93,7 +93,7 @@ class Engine:
         self.pending = {name: Pending() for name in plan.streams}
         self.streams = {s.name: s for s in self.set.streams}
         self.runs_kept = FEWEST_RUNS
-        self.numbers: dict[str, tuple[tuple[str, ...], tuple[str, ...], Integers]] = {}
+        self.numbers: dict[PartitionId, tuple[tuple[str, ...], tuple[str, ...], Integers]] = {}
 
     # -- rows in ----------------------------------------------------------------------------
 
@@ -177,14 +177,17 @@ class Engine:
         pair: Integers = batch.keys.codes
         if batch.series:
             pair = batch.keys.codes.astype(np.int64) * width + batch.series.codes
-        # Batches of one reader have the same names, most often; the runs found last are kept.
-        if self.numbers.get(batch.stream, ((), ()))[:2] != (keys, series):
+        # Batches of one partition have the same names, most often; the runs found last are kept.
+        source = (batch.stream, batch.partition)
+        if self.numbers.get(source, ((), ()))[:2] != (keys, series):
             unknown = np.full(len(keys) * width, UNKNOWN, np.int32)
-            self.numbers[batch.stream] = (keys, series, unknown)
-        known = self.numbers[batch.stream][2]
+            self.numbers[source] = (keys, series, unknown)
+        known = self.numbers[source][2]
         run, least = ordering.look_up(known, pair)
         if least == UNKNOWN:
-            for code in np.unique(pair[run == UNKNOWN]):
+            fresh = np.zeros(len(known), np.bool_)
+            fresh[pair[run == UNKNOWN]] = True
+            for code in np.flatnonzero(fresh).tolist():
                 key = (keys[code // width], series[code % width])
                 room = key in table.index or len(table) < self.set.max_entities
                 known[code] = table.add(key) if room else BEYOND_CAP

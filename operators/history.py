@@ -29,16 +29,6 @@ class Cache:
         self.marks = new_marks(0)
         self.state = np.zeros((0, ACCUMULATOR))
         self.suffix = np.zeros((0, width))
-        self._results = np.zeros(0)
-
-    def results(self, kinds: int, rows: int) -> Float64s:
-        """Room for the results of one call, float64[kinds, rows]; the next call takes it again.
-
-        A page of fresh memory costs as much as a window's update of 30 rows.
-        """
-        if len(self._results) < kinds * rows:
-            self._results = np.empty(2 * kinds * rows)
-        return self._results[: kinds * rows].reshape(kinds, rows)
 
     def fit(self, run_count: int, size: int) -> None:
         """Makes room for so many runs and rows."""
@@ -140,7 +130,7 @@ class RunTable:
                 runs.apply_moves(array, array, moves)
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns of the arena in use; ``known`` and ``floors`` may stay zeros."""
+        """The columns of the arena in use; others are stood for by the times."""
         used: dict[str, npt.NDArray[Any]] = {"ts": self.ts, **self.columns}
         if self.watched:
             used["known"] = self.known
@@ -162,15 +152,15 @@ class RunTable:
             self.end[:count], extra,
         )  # fmt: skip
         size = max(2 * used, 1024)
-        arrays = self._arrays()
-        self.known, self.floors = np.zeros(size, np.int64), np.zeros(size, np.int64)
-        for name, array in arrays.items():
+        for name, array in self._arrays().items():
             fresh = np.empty(size, array.dtype)
             runs.apply_moves(array, fresh, moves)
             if name in self.columns:
                 self.columns[name] = fresh
             else:
                 setattr(self, name, fresh)
+        self.known = self.known if self.watched else self.ts
+        self.floors = self.floors if self.has_ttl else self.ts
         self.used = used
         for cache in self.caches.values():
             forget(cache.marks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,39 @@ class Positions:
     """First row that may be seen."""
 
 
+class _Scratch(threading.local):
+    """Memory that the blocks of all engines in a thread take in turn.
+
+    A page of fresh memory costs as much as the update of 30 windows. What is larger than
+    ``MOST_KEPT`` is not kept.
+    """
+
+    def __init__(self) -> None:
+        self._floats: dict[int, Float64s] = {}
+        self._zeros = np.zeros(0, np.int64)
+
+    def floats(self, slot: int, count: int) -> Float64s:
+        """So many numbers, whatever they are."""
+        if count > MOST_KEPT:
+            return np.empty(count)
+        kept = self._floats.get(slot)
+        if kept is None or len(kept) < count:
+            kept = self._floats[slot] = np.empty(min(2 * count, MOST_KEPT))
+        return kept[:count]
+
+    def zeros(self, count: int) -> Int64s:
+        """So many zeros, to read only."""
+        if count > MOST_KEPT:
+            return np.zeros(count, np.int64)
+        if len(self._zeros) < count:
+            self._zeros = np.zeros(min(2 * count, MOST_KEPT), np.int64)
+        return self._zeros[:count]
+
+
+MOST_KEPT = 1 << 20
+_scratch = _Scratch()
+
+
 class Scope:
     """One settled block of one kind of rows, while the plan's steps run over it."""
 
@@ -83,6 +117,7 @@ class Scope:
         self.values: dict[str, Any] = {}
         self._positions: dict[tuple[int, int], Positions] = {}
         self._lows: dict[tuple[int, WindowSpec], Int64s] = {}
+        self._slots = 0
 
     @property
     def table(self) -> RunTable:
@@ -116,12 +151,17 @@ class Scope:
 
     def _floor(self, table: RunTable, run: Int64s, hi: Int64s, longest_ns: int) -> Int64s:
         if not table.has_ttl:
-            return self.links.zeros(len(hi))
+            return _scratch.zeros(len(hi))
         block = self.block
         return runs.floors_at(
             block.ts_ns, run, block.segment_start, hi, table.ts, table.floors, table.base,
             table.first, longest_ns,
         )  # fmt: skip
+
+    def results(self, kinds: int) -> Float64s:
+        """Room for what a sliding kernel leaves, float64[kinds, rows]; the next block takes it."""
+        self._slots += 1
+        return _scratch.floats(self._slots, kinds * len(self.block)).reshape(kinds, -1)
 
     def lows(self, source: int, window: WindowSpec) -> Int64s:
         """First rows of the windows that end at the block's rows."""
@@ -160,13 +200,6 @@ class Links:
         self.by_series = by_series
         self._found: dict[tuple[int, int], tuple[int, int, Int64s]] = {}
         self._series_ns: dict[int, Int64s] = {}
-        self._zeros = np.zeros(0, np.int64)
-
-    def zeros(self, count: int) -> Int64s:
-        """So many zeros, to read only; fresh memory for each block would cost more than its use."""
-        if len(self._zeros) < count:
-            self._zeros = np.zeros(2 * count, np.int64)
-        return self._zeros[:count]
 
     def runs(self, domain: int, source: int) -> Int64s:
         """For each run of a kind the run of another; -1 where there is none."""

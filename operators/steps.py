@@ -127,7 +127,7 @@ class Slide(Step):
         x = table.columns[self.columns[0]]
         y = table.columns[self.columns[-1]]
         cache = table.cache(f"{scope.domain}:{self.key}", self.family.width)
-        out = cache.results(self.family.results, len(block))
+        out = scope.results(self.family.results)
         self.family.slide(
             self.parameter, at.run, block.segment_run, block.segment_start, table.base, table.ts,
             x, y, lo, at.hi, cache.marks, cache.state, cache.suffix, out,

@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from operators.kernels import kernel
+from operators.kernels import inlined, kernel
 from operators.kernels.split import first_at_or_after
+
+
+@inlined
+def roomy(live, new):
+    """Places for the rows of a run and new ones, such that moves cost less than a copy a row."""
+    return 2 * live + new + new // 4 + 8
 
 
 @kernel
@@ -49,8 +55,8 @@ def plan_moves(
             stale = min(
                 first_at_or_after(ts, start, stop, keep_from_ns + 1), max(stop - keep_rows, start)
             )
-            if 2 * (stop - stale + new) > room[s]:
-                extra += 2 * (stop - stale + new) + 8
+            if roomy(stop - stale, new) > room[s]:
+                extra += roomy(stop - stale, new)
     if used + extra > size:
         return moves[:0], used, used + extra
     for g in range(segment_run.shape[0]):
@@ -64,12 +70,12 @@ def plan_moves(
             first_at_or_after(ts, start, stop, keep_from_ns + 1), max(stop - keep_rows, start)
         )
         live = stop - stale
-        if 2 * (live + new) <= room[s]:
+        if roomy(live, new) <= room[s]:
             target = place[s]
         else:
             target = used
             place[s] = used
-            room[s] = 2 * (live + new) + 8
+            room[s] = roomy(live, new)
             used += room[s]
         moves[count, 0] = stale
         moves[count, 1] = target
@@ -98,7 +104,7 @@ def plan_repack(place, room, base, first, end, extra):
         moves[s, 1] = used
         moves[s, 2] = live
         place[s] = used
-        room[s] = 2 * (live + extra[s]) + 8 if live + extra[s] > 0 else 0
+        room[s] = roomy(live, extra[s]) if live + extra[s] > 0 else 0
         base[s] = used - first[s]
         used += room[s]
     return moves, used
