@@ -66,7 +66,7 @@ class BlockMaker:
         hi = runs.own_positions(settled.segment_run, settled.segment_start, table.end)
         return Block(
             settled.segment_run, settled.segment_start, settled.ts_ns, known_ns, hi,
-            settled.columns, settled.tied,
+            settled.columns, settled.tied, own=True,
         )  # fmt: skip
 
     def _hop(self, index: int, hop: Hop, after_ns: int, until_ns: int) -> Block | None:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from operators.batch import END_CLOCK_NS, Float64s, Int64s
 from operators.kernels import runs
-from operators.kernels.split import ACCUMULATOR, forget, new_marks
+from operators.kernels.split import ACCUMULATOR, NEAR, forget, new_marks
 
 Key = tuple[str, str]
 """An entity and the name of its series (empty where it has none)."""
@@ -37,8 +37,8 @@ class Cache:
             grown[: len(self.marks)] = self.marks
             self.marks = grown
             self.state = _grown(self.state, len(grown))
-        if len(self.suffix) < size:
-            self.suffix = np.empty((size, self.width))
+        if len(self.suffix) < size + NEAR:
+            self.suffix = np.empty((size + NEAR, self.width))
             forget(self.marks)
 
 

@@ -31,6 +31,8 @@ class Block:
     """Number of rows seen so far."""
     columns: Mapping[str, Values] = field(default_factory=dict)
     tied: bool = False
+    own: bool = False
+    """Whether ``n_rows`` counts the rows of the run itself."""
     member_rows: Int64s | None = None
     """Going across series: rows of the source's block, by instant and then name of series."""
     member_start: Int64s | None = None
@@ -134,7 +136,9 @@ class Scope:
 
     def _own(self) -> Positions:
         block, table = self.block, self.table
-        hi = runs.own_positions(block.segment_run, block.segment_start, table.end)
+        hi = block.n_rows
+        if not block.own:
+            hi = runs.own_positions(block.segment_run, block.segment_start, table.end)
         return Positions(block.segment_run, hi, self._floor(table, block.segment_run, hi, 0))
 
     def _other(self, source: int, closed_right: int) -> Positions:
