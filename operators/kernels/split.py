@@ -109,6 +109,15 @@ def roundest_until(split_ns, level):
 
 
 @inlined
+def asks_for_many(start, stop, lo, hi):
+    """Whether there are so many windows that a rebuild is faster than to fetch what was kept.
+
+    Measured: from a quarter of the rows of one window on.
+    """
+    return start < stop and 4 * (stop - start) >= hi[start] - lo[start]
+
+
+@inlined
 def first_at_or_after(ts, start, end, instant_ns):
     """First index in ``start .. end`` whose time is at or after the instant."""
     while start < end:
@@ -168,11 +177,8 @@ def sliding(
         level = marks[s, 2]
         done = marks[s, 3]
         reference = marks[s, 6]
-        first = marks[s, 7]
-        home = marks[s, 8]
-        # Measured: from a quarter of the window's rows on a rebuild is faster than a fetch.
-        start = segment_start[g]
-        many = 4 * (segment_start[g + 1] - start) >= hi[start] - lo[start]
+        first, home = marks[s, 7], marks[s, 8]
+        many = asks_for_many(segment_start[g], segment_start[g + 1], lo, hi)
         if marks[s, 4] != segment_owner[g] or marks[s, 5] != b or many:
             cut = -1
         until_ns = roundest_until(split_ns, level) if cut >= 0 else split_ns
@@ -225,14 +231,12 @@ def sliding(
                 older = load(older, suffix, np.uintp(home + low - first), 0)
             join(out, q, older, acc, rx, ry)
         marks[s, 0] = -1 if many else cut
-        marks[s, 1] = split_ns
-        marks[s, 2] = level
+        marks[s, 1], marks[s, 2] = split_ns, level
         marks[s, 3] = done
         marks[s, 4] = segment_owner[g]
         marks[s, 5] = b
         marks[s, 6] = reference
-        marks[s, 7] = first
-        marks[s, 8] = home
+        marks[s, 7], marks[s, 8] = first, home
         state[s, 0] = rx
         state[s, 1] = ry
         save(acc, state, s, 2)
