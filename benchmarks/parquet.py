@@ -3,7 +3,7 @@
 The flow reads rows in the order of arrival, decodes and checks them, routes them to 64 key groups,
 settles them, and writes vectors with key, time, quality, coverage and provenance. polars reads the
 same files, sorts them by time, and writes key, time and features, uncompressed as the numbers of
-the gold dataset are. Interpreter start and imports are not counted for any.
+the gold dataset are; lazily into a sink, the fastest of its ways by a tenth. Interpreter start and imports are not counted for any.
 """
 
 from __future__ import annotations
@@ -108,9 +108,9 @@ class PolarsParquetJob:
 
     def run(self) -> None:
         """Reads, sorts, computes, writes."""
-        frame = pl.read_parquet(self.inputs, columns=["sensor", "ts", "x"]).sort("ts")
+        frame = pl.scan_parquet(self.inputs).select("sensor", "ts", "x").sort("ts")
         found = frame.select("sensor", "ts", **rolling_features("x", "sensor"))
-        found.write_parquet(self.path, compression="uncompressed", statistics=False)
+        found.sink_parquet(self.path, compression="uncompressed", statistics=False)
 
     def outputs(self) -> Arrays:
         """The file of the last run."""

@@ -42,10 +42,12 @@ class Line:
     met: bool | None
 
     @classmethod
-    def ratio(cls, question: str, theirs: Timing, ours: Timing, goal: float) -> Line:
+    def ratio(cls, question: str, theirs: Timing, ours: Timing, goal: float | None = None) -> Line:
         """How many times the time of one contender another one takes: median over median."""
         found = theirs.median / ours.median
         each = [a / b for a, b in zip(theirs.ns_per_row, ours.ns_per_row, strict=False)]
+        if goal is None:
+            return cls(question, found, min(each), max(each), "x", "", None)
         return cls(question, found, min(each), max(each), "x", f">= {goal:g} x", found >= goal)
 
     @classmethod
