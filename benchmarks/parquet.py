@@ -3,7 +3,8 @@
 The flow reads rows in the order of arrival, decodes and checks them, routes them to 64 key groups,
 settles them, and writes vectors with key, time, quality, coverage and provenance. polars reads the
 same files, sorts them by time, and writes key, time and features, uncompressed as the numbers of
-the gold dataset are; lazily into a sink, the fastest of its ways by a tenth. Interpreter start and imports are not counted for any.
+the gold dataset are; lazily into a sink, the fastest of its ways by a tenth. Interpreter start and
+imports are not counted for any.
 """
 
 from __future__ import annotations
