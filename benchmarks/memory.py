@@ -40,7 +40,7 @@ FILE_ROWS = 2_500_000
 SAMPLE_S = 0.25
 FLAT = 1.1
 """The most that memory and snapshots may grow by."""
-PLOT_WIDTH, PLOT_HEIGHT = 72, 10
+PLOT_WIDTH, PLOT_HEIGHT = 64, 8
 
 
 def measure(count: int, *, files: int = 0, keys: int = KEYS) -> tuple[list[Line], list[Timing]]:
