@@ -8,6 +8,7 @@ are dead.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import pairwise
@@ -15,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from operators.batch import END_CLOCK_NS, Int64s, Integers, Samples, Values
+from operators.batch import Int64s, Integers, Samples, Values
 from operators.kernels import ordering
 from operators.streams import Stream
 
@@ -89,11 +90,15 @@ def _joined(parts: list[Samples]) -> Samples:
 
 
 class Pending:
-    """The pending rows of one stream, in the chunks in which they came."""
+    """The pending rows of one stream, in chunks by their first time.
+
+    Files that follow each other in time are read side by side, so their rows come interleaved;
+    chunk behind chunk they are nearly in order, and quickly sorted.
+    """
 
     def __init__(self) -> None:
         self.chunks: list[Rows] = []
-        self.earliest_ns = END_CLOCK_NS
+        self.earliest_ns: list[int] = []
 
     def __len__(self) -> int:
         return sum(map(len, self.chunks))
@@ -101,14 +106,14 @@ class Pending:
     def add(self, rows: Rows) -> None:
         """Takes rows in."""
         if len(rows):
-            self.chunks.append(rows)
-            self.earliest_ns = min(self.earliest_ns, int(rows.ts_ns.min()))
+            earliest_ns = int(rows.ts_ns.min())
+            place = bisect_right(self.earliest_ns, earliest_ns)
+            self.chunks.insert(place, rows)
+            self.earliest_ns.insert(place, earliest_ns)
 
     def joined(self) -> Rows | None:
         """All pending rows; None without any."""
-        if len(self.chunks) > 1:
-            self.chunks = [concatenated(self.chunks)]
-        return self.chunks[0] if self.chunks else None
+        return concatenated(self.chunks) if self.chunks else None
 
     def take(self, until_ns: int) -> tuple[Rows, Bools] | None:
         """Takes out the rows up to and including an instant; None without any.
@@ -116,14 +121,13 @@ class Pending:
         Returns:
             Rows, and which of them are taken out: they are not copied twice.
         """
-        if self.earliest_ns > until_ns:
+        count = bisect_right(self.earliest_ns, until_ns)
+        if count == 0:
             return None
-        rows = self.joined()
-        if rows is None:
-            return None
+        rows = concatenated(self.chunks[:count])
+        del self.chunks[:count], self.earliest_ns[:count]
         ready = rows.ts_ns <= until_ns
         left = np.flatnonzero(~ready)
-        self.chunks, self.earliest_ns = [], END_CLOCK_NS
         if len(left):
             self.add(_compact(rows.take(left)))
         return rows, ready
