@@ -345,8 +345,14 @@ def hops_left_out(patch: Patch) -> None:
 
 @broken("other cuts")
 def recent_rows_left_out(patch: Patch) -> None:
-    """Saves the runs without the rows that windows still reach."""
-    patch.setattr(runs, "live_rows", lambda ts, base, first, end, *keep: end.copy())
+    """Saves the runs without the values that windows still reach."""
+    pack = runs.pack
+
+    def without_values(column: Any, *rows: Any) -> Any:
+        packed = pack(column, *rows)
+        return np.full_like(packed, np.nan) if packed.dtype == np.float64 else packed
+
+    patch.setattr(runs, "pack", without_values)
 
 
 @broken("other cuts")
