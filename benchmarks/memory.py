@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +25,10 @@ from benchmarks.contest import ONE_THREAD, ROOT, Timing
 from benchmarks.report import Line
 from benchmarks.workload import (
     KEYS,
+    MAX_DELAY_NS,
     SECOND_NS,
     START_NS,
+    WINDOW,
     batches,
     rows,
     seven,
@@ -76,7 +79,7 @@ def measure(count: int, *, files: int = 0, keys: int = KEYS) -> tuple[list[Line]
         Line.value("memory: greatest resident set", [float(max(samples))], "MB"),
         Line.value("memory: the whole run, start included", [seconds * 1e9 / done], "ns/row"),
         Line.value("memory: output written", [written / 1e6], "MB"),
-        _snapshots(min(count, 2_000_000), keys),
+        _snapshots(keys),
     ]  # fmt: skip
     return lines, []
 
@@ -114,22 +117,21 @@ def _resident_mb(pid: int) -> float:
     return total / 1e6
 
 
-def _snapshots(count: int, keys: int) -> Line:
-    """Compares the snapshot after an input with that after ten times as much."""
+def _snapshots(keys: int) -> Line:
+    """Compares the snapshot after an input that fills the windows with that after ten times it."""
     plan = compile_plan(seven)
     engine = Engine(plan, [(ticks.name, "all")])
     start_ns, sizes = START_NS, []
-    part_rows = max(count // 10 // keys, 1) * keys
+    seconds = WINDOW + MAX_DELAY_NS // SECOND_NS + 1
     for number in range(10):
-        data = rows(part_rows, keys, seed=number, start_ns=start_ns)
-        start_ns += part_rows // keys * SECOND_NS
+        data = rows(seconds * keys, keys, seed=number, start_ns=start_ns)
+        start_ns += seconds * SECOND_NS
         for batch in batches(data, keys, 65_536):
-            engine.process(batch)
+            engine.process(replace(batch, end=False))
         sizes.append(len(snapshot(engine)))
-    full = next((size for number, size in enumerate(sizes) if number * part_rows >= 256 * keys), 0)
-    growth = sizes[-1] / full if full else 1.0
+    growth = sizes[-1] / sizes[0]
     return Line(
-        f"memory: growth of the snapshot from {part_rows:,} rows to {10 * part_rows:,}", growth,
+        f"memory: growth of the snapshot from {seconds * keys:,} rows to ten times as many", growth,
         growth, growth, "x", f"<= {FLAT:g} x", growth <= FLAT,
     )  # fmt: skip
 
