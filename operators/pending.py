@@ -147,6 +147,14 @@ def _compact(rows: Rows) -> Rows:
     return replace(rows, columns=columns)
 
 
+def canonical(rows: Rows) -> Rows:
+    """The same rows in the one order that they alone decide, however they came."""
+    every = np.arange(len(rows), dtype=np.int64)
+    content = [bits for name in rows.columns for bits in _bits(rows.columns[name], every)]
+    keys = (*content, rows.partition, rows.arrival_ns, rows.run, rows.ts_ns)
+    return _compact(rows.take(np.lexsort(keys)))
+
+
 @dataclass(frozen=True, slots=True)
 class Ordered:
     """Rows in the order in which they are applied, and what became of the others."""

@@ -20,7 +20,7 @@ from operators.engine import Engine, PartitionId
 from operators.history import RunTable
 from operators.idle import live_runs
 from operators.kernels import BITS_VERSION, runs
-from operators.pending import Bools, Pending, Rows
+from operators.pending import Bools, Pending, Rows, canonical
 from operators.plan import Domain, Plan
 
 SCHEMA_VERSION = 1
@@ -153,6 +153,7 @@ def _pending(pending: Pending, alive: Bools) -> PendingRows:
     rows = pending.joined()
     if rows is None:
         return PendingRows(False, {}, {}, {})
+    rows = canonical(rows)
     number = (np.cumsum(alive) - 1).astype(rows.run.dtype)
     arrays = {"run": number[rows.run], "partition": rows.partition, "ts_ns": rows.ts_ns}
     arrives_with_time = rows.arrival_ns is rows.ts_ns
