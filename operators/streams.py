@@ -8,7 +8,7 @@ from functools import cached_property
 
 from operators.expr import Column, Elapsed, OffGrid, SeriesSeconds
 from operators.instants import Derived, Instants, digest
-from operators.units import ONE, Unit
+from operators.units import Unit
 
 YEAR_1990_NS = 631_152_000_000_000_000
 YEAR_2100_NS = 4_102_444_800_000_000_000
@@ -192,6 +192,3 @@ def input_streams(instants: Iterable[Instants]) -> list[Stream]:
         assert isinstance(source, Stream)
         found.setdefault(source.name, source)
     return [found[name] for name in sorted(found)]
-
-
-__all__ = ["ONE", "Field", "NotBelow", "OneSeries", "Stream", "input_streams"]

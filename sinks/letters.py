@@ -14,14 +14,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from operators.batch import Batch, Labels, Samples
 from operators.dead_letters import DeadLetters
 from operators.engine import Refused
 from operators.feature_set import FeatureSet
 from sinks.parquet import ROW_GROUP, dataset_folder
-from sinks.shelf import Owned, Shelf, State
+from sinks.shelf import Owned, Shelf
+from sinks.shelved import ShelvedPart, ShelvedSink
 
 Letters: TypeAlias = DeadLetters | Refused
 
@@ -93,7 +93,7 @@ def _texts(labels: Labels) -> pl.Series:
     return pl.Series(labels.names, dtype=pl.String).gather(labels.codes)
 
 
-class LettersSink(FixedPartitionedSink[Letters, State]):
+class LettersSink(ShelvedSink[Letters]):
     """Late rows or dead letters as the end of a flow of (key group, letters).
 
     Args:
@@ -104,29 +104,15 @@ class LettersSink(FixedPartitionedSink[Letters, State]):
     """
 
     def __init__(self, kind: str, feature_set: FeatureSet, output: Path, owned: Owned) -> None:
-        self._folder = dataset_folder(output / kind, feature_set)
-        self._owned = owned
+        super().__init__(dataset_folder(output / kind, feature_set), owned)
 
-    def list_parts(self) -> list[str]:
-        """Names the partitions; every worker can build each."""
-        return list(self._owned.parts)
-
-    def part_fn(self, item_key: str) -> int:
-        """Gives a key group's rows to one partition."""
-        return int(item_key)
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: State | None
-    ) -> StatefulSinkPartition[Letters, State]:
-        """Opens a partition and removes what will be replayed."""
-        shelf = Shelf(self._folder, for_part, self._owned, resume_state)
-        return _Part(shelf, self._owned.durable)
+    def _part(self, shelf: Shelf, durable: bool) -> ShelvedPart[Letters]:
+        return _Part(shelf, durable)
 
 
-class _Part(StatefulSinkPartition[Letters, State]):
+class _Part(ShelvedPart[Letters]):
     def __init__(self, shelf: Shelf, durable: bool) -> None:
-        self._shelf = shelf
-        self._durable = durable
+        super().__init__(shelf, durable)
         self._waiting: list[pa.Table] = []
         self._count = 0
         self._writer: pq.ParquetWriter | None = None
@@ -145,15 +131,8 @@ class _Part(StatefulSinkPartition[Letters, State]):
         self._waiting.clear()
         self._count = 0
 
-    def snapshot(self) -> State:
-        return self._show() if self._durable else {"seq": 0}
-
-    def close(self) -> None:
-        self._show()
-
-    def _show(self) -> State:
+    def _finish(self) -> None:
         self._flush()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-        return self._shelf.show()

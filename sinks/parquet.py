@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
 from operators.kernels import BITS_VERSION
 from sinks.join import joined
-from sinks.shelf import Owned, Shelf, State
+from sinks.shelf import Owned, Shelf
+from sinks.shelved import ShelvedPart, ShelvedSink
 
 ROW_GROUP = 131_072
 """Vectors that are gathered before they are brought to Arrow and written."""
@@ -126,7 +126,7 @@ class VectorFile:
         self._writer.close()
 
 
-class ParquetSink(FixedPartitionedSink[Vectors, State]):
+class ParquetSink(ShelvedSink[Vectors]):
     """The gold dataset as the end of a flow of (key group, vectors).
 
     Args:
@@ -144,37 +144,23 @@ class ParquetSink(FixedPartitionedSink[Vectors, State]):
         *,
         source: Mapping[str, Any] | None = None,
     ) -> None:
+        super().__init__(dataset_folder(output, feature_set), owned)
         self._set = feature_set
-        self._folder = dataset_folder(output, feature_set)
-        self._owned = owned
         self._metadata = file_metadata(feature_set, source or {})
 
-    def list_parts(self) -> list[str]:
-        """Names the partitions; every worker can build each."""
-        return list(self._owned.parts)
-
-    def part_fn(self, item_key: str) -> int:
-        """Gives a key group's vectors to one partition."""
-        return int(item_key)
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: State | None
-    ) -> StatefulSinkPartition[Vectors, State]:
-        """Opens a partition and removes what will be replayed."""
-        shelf = Shelf(self._folder, for_part, self._owned, resume_state)
-        return _Part(shelf, self._set, self._metadata, self._owned.durable)
+    def _part(self, shelf: Shelf, durable: bool) -> ShelvedPart[Vectors]:
+        return _Part(shelf, self._set, self._metadata, durable)
 
 
-class _Part(StatefulSinkPartition[Vectors, State]):
+class _Part(ShelvedPart[Vectors]):
     """Vectors that wait to be written, and the open file of each date."""
 
     def __init__(
         self, shelf: Shelf, feature_set: FeatureSet, metadata: Mapping[str, str], durable: bool
     ) -> None:
-        self._shelf = shelf
+        super().__init__(shelf, durable)
         self._set = feature_set
         self._metadata = metadata
-        self._durable = durable
         self._waiting: list[Vectors] = []
         self._count = 0
         self._files: dict[int, VectorFile] = {}
@@ -186,20 +172,11 @@ class _Part(StatefulSinkPartition[Vectors, State]):
             if self._count >= ROW_GROUP:
                 self._flush()
 
-    def snapshot(self) -> State:
-        if self._durable:
-            return self._show()
-        return {"seq": 0}
-
-    def close(self) -> None:
-        self._show()
-
-    def _show(self) -> State:
+    def _finish(self) -> None:
         self._flush()
         for file in self._files.values():
             file.close()
         self._files.clear()
-        return self._shelf.show()
 
     def _flush(self) -> None:
         """Writes what waits, each vector to the file of its date."""
