@@ -46,7 +46,9 @@ from sinks.letters import DEAD, LATE, LettersSink
 from sinks.parquet import ParquetSink
 from sinks.shelf import Owned
 from sources.alignment import Alignment
-from sources.bytewax_files import STOP, FilesSource, Read
+from sources.bytewax_files import FilesSource
+from sources.messages import Read
+from sources.stop import STOP
 
 if TYPE_CHECKING:
     from sinks.feast import FeastSink
@@ -72,11 +74,12 @@ def build(settings: BackfillSettings, progress: Progress | None = None) -> Dataf
     reads = op.input("read", flow, _source(settings, feature_set, own))
     routed = op.flat_map_batch("route", reads, _router(settings, progress))
     plan = compile_plan(feature_set)
+    partitions = [file.partition for file in own]
     extracted = extract(
         "extract",
         routed,
         plan,
-        [file.partition for file in own],
+        lambda _: partitions,
         end_ns,
         WarmUp(plan, own, settings.batch_rows) if settings.warm_up else lambda _: None,
         watch,

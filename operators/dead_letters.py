@@ -9,7 +9,12 @@ from enum import StrEnum
 class Reason(StrEnum):
     """Why a row is a dead letter; stable, for counters and alerts."""
 
+    TOMBSTONE = "tombstone"
+    TOO_LARGE = "too_large"
+    NOT_UTF8 = "not_utf8"
     MALFORMED = "malformed"
+    TOO_DEEP = "too_deep"
+    DUPLICATE_KEY = "duplicate_key"
     WRONG_TYPE = "wrong_type"
     MISSING = "missing"
     BAD_ENTITY = "bad_entity"
@@ -22,6 +27,23 @@ class Reason(StrEnum):
     OUT_OF_BOUNDS = "out_of_bounds"
     NO_SAMPLES = "no_samples"
     BROKEN_RULE = "broken_rule"
+    WRONG_PARTITION = "wrong_partition"
+    LATE = "late"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What stood around the bytes of a message in its log.
+
+    Attributes:
+        key: its key.
+        headers: names and values, in their order.
+        timestamp_ms: its stamp, ms since the epoch.
+    """
+
+    key: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    timestamp_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +53,13 @@ class DeadLetters:
     Attributes:
         stream: the stream they should have belonged to.
         partition: where they come from.
-        positions: the line number from 1 in a text file, the row number from 0 elsewhere.
+        positions: the line number from 1 in a text file, the offset in a log, the row number from
+            0 elsewhere.
         reasons: why each was refused.
         messages: the same for people.
-        originals: their bytes: the line as it stood, or the row rendered as JSON.
+        originals: their bytes: the line or message as it stood, or the row rendered as JSON; empty
+            for a tombstone, which has none.
+        records: what stood around the bytes, one for each where they are messages of a log.
     """
 
     stream: str
@@ -43,6 +68,7 @@ class DeadLetters:
     reasons: tuple[Reason, ...] = ()
     messages: tuple[str, ...] = ()
     originals: tuple[bytes, ...] = ()
+    records: tuple[Record, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)

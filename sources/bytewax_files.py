@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
@@ -16,22 +14,13 @@ from operators.decode import RefusedInputError
 from operators.streams import Stream
 from sources.alignment import Alignment
 from sources.files import InputFile
+from sources.messages import Read
 from sources.reader import PartitionReader, Position
+from sources.stop import STOP
 from sources.summary import FileSummary
-
-STOP = Event()
-"""Set when the process is asked to stop: inputs then end, without saying that the data does."""
 
 SHORTEST_WAIT = timedelta(milliseconds=1)
 LONGEST_WAIT = timedelta(milliseconds=50)
-
-
-@dataclass(frozen=True, slots=True)
-class Read:
-    """What one read of a partition gives: a batch, and the rows that could not be used."""
-
-    batch: Batch
-    dead: DeadLetters
 
 
 class FilesPartition(StatefulSourcePartition[Read, Position]):

@@ -34,6 +34,7 @@ from sources.lines import LineFile
 from sources.parquet import ParquetFile
 from sources.reader import PartitionReader
 from sources.rows import Lines
+from sources.stop import STOP
 from sources.summary import scan_summary
 
 TICKS = Stream("ticks", "id", (Field("price", above=0), Field("name", kind="id", nullable=True)))
@@ -594,7 +595,7 @@ def flow_of(source, out):
 @pytest.fixture
 def not_stopped():
     yield
-    bytewax_files.STOP.clear()
+    STOP.clear()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -633,10 +634,10 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path, not_stopped):
         def stopping(read, out=out, stop_after=stop_after):
             out.append(read)
             if len(out) >= stop_after:
-                bytewax_files.STOP.set()
+                STOP.set()
             return read
 
-        bytewax_files.STOP.clear()
+        STOP.clear()
         source = FilesSource(inputs(data), 10, Alignment(5 * 10**9))
         flow = Dataflow("files")
         stream = op.map("stop", op.input("in", flow, source), stopping)
