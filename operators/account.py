@@ -30,6 +30,12 @@ class Account:
         self.counts = np.zeros((len(partitions), len(Fate)), np.int64)
         self.has_arrival: dict[str, bool] = {}
 
+    def open(self, partition: tuple[str, str]) -> None:
+        """Begins the counts of a further partition."""
+        self.number[partition] = len(self.partitions)
+        self.partitions.append(partition)
+        self.counts = np.vstack([self.counts, np.zeros((1, len(Fate)), np.int64)])
+
     def add(self, partition: int, fate: Fate, rows: int) -> None:
         """Counts rows of one partition."""
         self.counts[partition, fate] += rows

@@ -62,6 +62,7 @@ class Batch:
         arrival_ns: arrival times; None for a stream without, whose rows are never late.
         columns: numbers as float64 (NaN for null), ids as int64, samples as lists.
         end: whether the partition ends here.
+        positions: where each row stood in its partition, for those that must be told of it.
     """
 
     stream: str
@@ -73,6 +74,7 @@ class Batch:
     series: Labels | None = None
     arrival_ns: Int64s | None = None
     end: bool = False
+    positions: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.ts_ns)
@@ -90,6 +92,7 @@ class Batch:
             ts_ns=self.ts_ns[rows],
             arrival_ns=self.arrival_ns[rows] if self.arrival_ns is not None else None,
             columns=columns,
+            positions=self.positions[rows] if self.positions is not None else None,
         )
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -108,6 +111,7 @@ class Batch:
             ts_ns=self.ts_ns[rows],
             arrival_ns=self.arrival_ns[rows] if self.arrival_ns is not None else None,
             columns=columns,
+            positions=self.positions[rows] if self.positions is not None else None,
         )
 
 

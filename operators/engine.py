@@ -97,6 +97,13 @@ class Engine:
 
     # -- rows in ----------------------------------------------------------------------------
 
+    def expect(self, partitions: Iterable[PartitionId]) -> None:
+        """Takes further partitions in: they hold the clock back until they are heard of."""
+        for partition in partitions:
+            if partition not in self.clocks:
+                self.clocks[partition] = NO_CLOCK_NS
+                self.account.open(partition)
+
     def process(self, batch: Batch) -> Output:
         """Takes a batch and its partition's clock, and gives what has become final.
 
