@@ -34,6 +34,14 @@ Inputs = Annotated[
         help="A .parquet, .csv or .jsonl file, or a folder of them; at least one per stream.",
     ),
 ]  # fmt: skip
+Config = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FLOW.toml",
+        help="The flow's settings; RIFFLE_... variables win over them. By default the file that "
+        "RIFFLE_CONFIG names.",
+    ),
+]
 
 
 def _console() -> Console:
@@ -50,13 +58,15 @@ def _in_words() -> Iterator[None]:
     from dataflows.processes import FailedProcessError
     from dataflows.settings import SettingsError
     from dataflows.shards import UnsplittableError
+    from dataflows.topics import TopicsError
     from operators.decode import RefusedInputError
     from sinks.dataset import UnreadableError
     from sinks.shelf import OccupiedError
+    from sources.kafka_client import KafkaInputError
 
     refused = (
         RecoveryError, UnknownSetError, SettingsError, UnsplittableError, RefusedInputError,
-        UnreadableError, OccupiedError,
+        UnreadableError, OccupiedError, TopicsError, KafkaInputError,
     )  # fmt: skip
     try:
         yield
@@ -164,6 +174,72 @@ def backfill(
     )
     with _in_words():
         run(_console(), request)
+
+
+@app.command()
+def apply(
+    config: Config = None,
+    partitions: Annotated[
+        int, typer.Option("--partitions", min=1, help="Of the topics that are made.")
+    ] = 4,
+    replication: Annotated[
+        int, typer.Option("--replication", help="Of the topics that are made; -1: as the brokers.")
+    ] = -1,
+) -> None:
+    """Make the topics that a live flow needs and that are not there; say what is wrong with others.
+
+    Example: [bold]riffle apply flow.toml --partitions 8[/bold]
+    """
+    from dataflows.commands.live import apply as make
+    from dataflows.live_settings import live_settings
+
+    with _in_words():
+        fits = make(_console(), live_settings(config), partitions, replication)
+    if not fits:
+        raise typer.Exit(1)
+
+
+@app.command()
+def live(
+    config: Config = None,
+    shards: Annotated[
+        int | None, typer.Option("--shards", min=1, max=64, help="Number of processes.")
+    ] = None,
+    cluster: Annotated[
+        int, typer.Option("--cluster", min=0, help="Instead, one Bytewax cluster of N processes.")
+    ] = 0,
+) -> None:
+    """Run feature sets on Kafka, restarting what dies; the same command goes on where it stopped.
+
+    Example: [bold]riffle live flow.toml --shards 4[/bold]
+
+    SIGTERM or Ctrl-C drains: all that was read is given, the state is kept, and it ends with 0.
+    """
+    from dataflows.commands.live import live as run
+    from dataflows.live_settings import live_settings
+
+    with _in_words():
+        given = {} if shards is None else {"shards": shards}
+        run(_console(), live_settings(config, **given), config, cluster)
+
+
+@app.command()
+def rescale(
+    shards: Annotated[
+        int,
+        typer.Option("--shards", min=0, max=64, help="Number of shards from now on; 0: a cluster."),
+    ],
+    config: Config = None,
+) -> None:
+    """Share the state of a stopped flow among another number of shards.
+
+    Example: [bold]riffle rescale flow.toml --shards 3[/bold]
+    """
+    from dataflows.commands.live import share_out
+    from dataflows.live_settings import live_settings
+
+    with _in_words():
+        share_out(_console(), live_settings(config), shards)
 
 
 @app.command()

@@ -29,7 +29,7 @@ class FailedProcessError(RuntimeError):
     """A process that ended in error."""
 
 
-def _importable() -> dict[str, str]:
+def importable() -> dict[str, str]:
     """Lets a process that starts in any folder find these packages."""
     root = str(Path(__file__).parents[1])
     return {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
@@ -57,7 +57,7 @@ class Process:
         with self.log.open("ab") as log:
             self.running = subprocess.Popen(
                 self.command,
-                env={**os.environ, **ONE_THREAD, **_importable(), **self.environment},
+                env={**os.environ, **ONE_THREAD, **importable(), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,165 @@
+"""The topics of a live flow: what each must be, which there are, and making those that lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+from sinks.kafka_letters import dead_topic, late_topic
+
+from dataflows.live_settings import LiveSettings
+from dataflows.named_sets import named_set
+from operators.feature_set import FeatureSet
+from operators.streams import Stream
+from sources.kafka_client import TIMEOUT_S, Connection
+
+BROKER_STAMPS = {"message.timestamp.type": "LogAppendTime"}
+CLOCK = {**BROKER_STAMPS, "retention.ms": "3600000", "segment.ms": "3600000"}
+"""Nobody reads the ticks; only their stamps count."""
+PROGRESS = {"cleanup.policy": "compact"}
+"""Its last records are the flows' progress, so that it must never expire."""
+
+
+class TopicsError(ValueError):
+    """Topics that the flow can't use as they are, or that can't be made."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a topic must be.
+
+    Attributes:
+        name: of the topic.
+        use: what it is for, in words.
+        partitions: how many it must have; None for any number.
+        config: what it must be set to.
+    """
+
+    name: str
+    use: str
+    partitions: int | None = None
+    config: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of a topic: ``made``, ``there``, or what is wrong with it."""
+
+    topic: Topic
+    state: str
+    ok: bool = True
+
+
+def connection_of(settings: LiveSettings) -> Connection:
+    """How the flow's clients reach Kafka."""
+    return Connection(settings.kafka.bootstrap, settings.client_properties())
+
+
+def sets_of(settings: LiveSettings) -> dict[str, FeatureSet]:
+    """The flow's sets, by their name in the settings."""
+    return {name: named_set(name) for name in settings.sets}
+
+
+def streams_of(sets: Iterable[FeatureSet]) -> dict[str, Stream]:
+    """The streams that sets read, by name.
+
+    Raises:
+        TopicsError: when two sets declare a stream of one name differently.
+    """
+    found: dict[str, Stream] = {}
+    for each in sets:
+        for stream in each.streams:
+            other = found.setdefault(stream.name, stream)
+            if (other.fingerprint, other.fields) != (stream.fingerprint, stream.fields):
+                msg = (
+                    f"stream `{stream.name}`: the sets of a flow must declare it alike, found two "
+                    f"declarations, one of `{each.name}`; run them as flows of different names"
+                )
+                raise TopicsError(msg)
+    return found
+
+
+def wanted_topics(settings: LiveSettings, partitions: int | None) -> list[Topic]:
+    """The topics of a flow.
+
+    Args:
+        settings: of the flow.
+        partitions: of its inputs; None for any.
+    """
+    found: dict[str, Topic] = {}
+
+    def want(topic: Topic) -> None:
+        found.setdefault(topic.name, topic)
+
+    for name in streams_of(sets_of(settings).values()):
+        given, topic = settings.input_of(name), settings.topic_of(name)
+        stamps = BROKER_STAMPS if given.arrival == "broker" else {}
+        want(Topic(topic, f"input: {name}", partitions, stamps))
+        want(Topic(dead_topic(topic), f"dead letters of {topic}", partitions))
+        want(Topic(late_topic(topic), f"late rows of {topic}", partitions))
+    for name, table in settings.sets.items():
+        want(Topic(table.topic, f"vectors of {name}"))
+        if table.provisional_topic:
+            want(Topic(table.provisional_topic, f"provisional vectors of {name}"))
+    want(Topic(settings.kafka.clock_topic, "the broker's clock", 1, CLOCK))
+    want(Topic(settings.kafka.progress_topic, "progress of the sinks", None, PROGRESS))
+    return list(found.values())
+
+
+def apply(settings: LiveSettings, partitions: int, replication: int) -> list[Applied]:
+    """Makes the topics that lack; those that are there are only looked at.
+
+    Args:
+        settings: of the flow.
+        partitions: of the topics to make.
+        replication: of the topics to make; -1 for the brokers' default.
+
+    Raises:
+        TopicsError: when the cluster refuses to make one.
+    """
+    connection = connection_of(settings)
+    admin = connection.admin()
+    topics = wanted_topics(settings, None)
+    there = set(admin.list_topics(timeout=TIMEOUT_S).topics)
+    lacking = [topic for topic in topics if topic.name not in there]
+    new = [
+        NewTopic(
+            topic.name,
+            num_partitions=topic.partitions or partitions,
+            replication_factor=replication,
+            config=topic.config,
+        )
+        for topic in lacking
+    ]
+    for name, made in (admin.create_topics(new) if new else {}).items():
+        try:
+            made.result(TIMEOUT_S)
+        except KafkaException as error:
+            msg = f"topic {name!r}: can't be made: {connection.hide(error.args[0].str())}"
+            raise TopicsError(msg) from None
+    checked = {each.topic.name: each for each in check(admin, topics, there)}
+    return [checked.get(topic.name, Applied(topic, "made")) for topic in topics]
+
+
+def check(admin: AdminClient, topics: Iterable[Topic], there: Iterable[str]) -> list[Applied]:
+    """Compares the topics that are there with what they must be."""
+    held = set(there)
+    known = [topic for topic in topics if topic.name in held]
+    asked = {ConfigResource("topic", topic.name): topic for topic in known}
+    facts = admin.list_topics(timeout=TIMEOUT_S).topics
+    applied = []
+    for resource, answer in (admin.describe_configs(list(asked)) if asked else {}).items():
+        topic = asked[resource]
+        config = answer.result(TIMEOUT_S)
+        wrong = [
+            f"{name} must be {value}, found {config[name].value}"
+            for name, value in topic.config.items()
+            if name in {"message.timestamp.type", "cleanup.policy"} and config[name].value != value
+        ]
+        count = len(facts[topic.name].partitions)
+        if topic.partitions is not None and count != topic.partitions:
+            wrong.append(f"must have {topic.partitions} partitions, found {count}")
+        applied.append(Applied(topic, "; ".join(wrong) or "there", not wrong))
+    return applied
