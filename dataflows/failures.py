@@ -1,0 +1,58 @@
+"""How a live process ends that can't go on: in words, and with a code that a supervisor knows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from types import TracebackType
+
+from dataflows.supervise import REFUSED
+
+log = logging.getLogger("riffle")
+
+
+def refusals() -> tuple[type[Exception], ...]:
+    """Errors that a person must mend: a restart would end the same way."""
+    from dataflows.manifest import RecoveryError
+    from dataflows.named_sets import UnknownSetError
+    from dataflows.settings import SettingsError
+    from dataflows.topics import TopicsError
+    from operators.decode import RefusedInputError
+    from operators.snapshot import SnapshotMismatchError
+    from sinks.kafka_lane import FencedError, OwnedError, ProgressLostError
+    from sources.kafka_client import KafkaInputError
+
+    return (
+        RecoveryError, UnknownSetError, SettingsError, TopicsError, RefusedInputError,
+        SnapshotMismatchError, FencedError, OwnedError, ProgressLostError, KafkaInputError,
+    )  # fmt: skip
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those that it came from; Bytewax puts its own around a step's."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def end_in_words() -> None:
+    """Makes an error that a person must mend end the process in words and with :data:`REFUSED`."""
+
+    def told(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        mendable = next((each for each in causes(error) if isinstance(each, refusals())), None)
+        if mendable is None:
+            log.critical("the process failed", exc_info=(kind, error, trace))
+            return
+        log.critical("%s: %s", type(mendable).__name__, mendable)
+        logging.shutdown()
+        sys.stderr.flush()
+        # Clients that wait for a broker at the interpreter's end would keep the process from it.
+        os._exit(REFUSED)
+
+    sys.excepthook = told
