@@ -123,10 +123,10 @@ def rescale(root: Path, shards: int) -> int:
     if found is None:
         msg = f"{root}: must hold a live flow's state, found none; start the flow first"
         raise RecoveryError(msg)
-    if found.partitioner == "none" and shards > 1:
+    if found.partitioner == "none":
         msg = (
-            "a flow with kafka.partitioner = 'none' must have one shard or be a cluster, asked "
-            f"for {shards} shards"
+            "a flow with kafka.partitioner = 'none' can't be shared out, because its rows are not "
+            "read where they are kept; run it as a cluster, of any number of processes"
         )
         raise RecoveryError(msg)
     if found.shards == shards:
