@@ -1,0 +1,159 @@
+"""What a live flow consists of, before it is built: sets, streams, topics, lanes and starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dataflows.live_settings import LiveSettings
+from dataflows.live_state import FlowState, SetFacts, TopicFacts, new_state
+from dataflows.settings import SettingsError
+from dataflows.times import parse_time_ns
+from dataflows.topics import TopicsError, connection_of, sets_of, streams_of
+from operators.batch import NO_CLOCK_NS, Batch
+from operators.engine import PartitionId
+from operators.feature_set import FeatureSet
+from operators.route import LANES
+from operators.streams import Stream
+from sources.kafka_client import Connection, Offsets, resolve_offsets, topic_facts
+
+
+@dataclass(frozen=True)
+class FlowPlan:
+    """A live flow.
+
+    Attributes:
+        settings: of the flow.
+        connection: how its clients reach Kafka.
+        sets: by their name in the settings.
+        streams: by name.
+        topics: of each stream.
+        partitions: of each stream's topic.
+        topic_ids: of each stream's topic.
+    """
+
+    settings: LiveSettings
+    connection: Connection
+    sets: Mapping[str, FeatureSet]
+    streams: Mapping[str, Stream]
+    topics: Mapping[str, str]
+    partitions: Mapping[str, int]
+    topic_ids: Mapping[str, str]
+
+    @property
+    def co_partitioned(self) -> bool:
+        """Whether an entity's rows are in the partitions of one number."""
+        return self.settings.kafka.partitioner != "none"
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes there are."""
+        return max(self.partitions.values()) if self.co_partitioned else LANES
+
+    def own_lanes(self, *, cluster: bool) -> list[int]:
+        """The lanes of this process; in a cluster Bytewax chooses among all."""
+        shard, shards = (0, 1) if cluster else (self.settings.shard, self.settings.shards)
+        return [lane for lane in range(self.lanes) if lane % shards == shard]
+
+    def heard(self, feature_set: FeatureSet, batch: Batch) -> list[PartitionId]:
+        """The partitions that the lane of a batch hears for a set."""
+        if self.co_partitioned:
+            return [(stream.name, batch.partition) for stream in feature_set.streams]
+        return [
+            (stream.name, str(partition))
+            for stream in feature_set.streams
+            for partition in range(self.partitions[stream.name])
+        ]
+
+
+def plan_flow(settings: LiveSettings) -> FlowPlan:
+    """Looks at the settings and at the topics.
+
+    Raises:
+        SettingsError: when an input is of no stream that a set reads, or two sets have one name.
+        TopicsError: when the topics do not fit each other.
+        KafkaInputError: when the cluster can't be asked.
+    """
+    sets = sets_of(settings)
+    names = [feature_set.name for feature_set in sets.values()]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        msg = f"sets: the sets of a flow must have different names, found {doubled} twice"
+        raise SettingsError(msg)
+    streams = streams_of(sets.values())
+    unread = sorted(settings.inputs.keys() - streams.keys())
+    if unread:
+        msg = (
+            f"inputs: must be of the streams that the sets read, {sorted(streams)}, found {unread}"
+        )
+        raise SettingsError(msg)
+    connection = connection_of(settings)
+    of_stream = {name: settings.topic_of(name) for name in streams}
+    facts = topic_facts(connection, of_stream.values())
+    for name, topic in of_stream.items():
+        if settings.input_of(name).arrival == "broker" and facts[topic].append_time is False:
+            msg = (
+                f"topic `{topic}`: the broker must stamp messages as it appends them, found "
+                "message.timestamp.type=CreateTime; set it to LogAppendTime, or say where the time "
+                f'of arrival is by inputs.{name}.arrival = "column" or "producer"'
+            )
+            raise TopicsError(msg)
+    plan = FlowPlan(
+        settings,
+        connection,
+        sets,
+        streams,
+        of_stream,
+        {name: facts[topic].partitions for name, topic in of_stream.items()},
+        {name: facts[topic].topic_id for name, topic in of_stream.items()},
+    )
+    counts = {of_stream[name]: count for name, count in plan.partitions.items()}
+    if plan.co_partitioned and len(set(counts.values())) > 1:
+        msg = (
+            "the input topics of a flow must have the same number of partitions, so that all rows "
+            f"of an entity are in the partitions of one number, found {counts}; repartition them, "
+            'or set kafka.partitioner = "none"'
+        )
+        raise TopicsError(msg)
+    if settings.shards > plan.lanes:
+        msg = f"shards: must be at most the number of partitions, {plan.lanes}, found more"
+        raise SettingsError(msg)
+    return plan
+
+
+def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
+    """Describes the state that the flow would have if it began now."""
+    settings = plan.settings
+    at = settings.start
+    if at not in {"earliest", "latest"}:
+        at = parse_time_ns(at, "start")
+    starts = resolve_offsets(plan.connection, plan.topics.values(), at)
+    emit_from = settings.emit_from
+    return new_state(
+        settings.name,
+        {
+            name: SetFacts(fs.name, fs.version, fs.fingerprint, settings.sets[name].topic)
+            for name, fs in plan.sets.items()
+        },
+        {
+            stream: TopicFacts(
+                topic,
+                plan.topic_ids[stream],
+                plan.partitions[stream],
+                [starts[topic, number] for number in range(plan.partitions[stream])],
+            )
+            for stream, topic in plan.topics.items()
+        },
+        settings.kafka.partitioner,
+        0 if cluster else settings.shards,
+        NO_CLOCK_NS if emit_from is None else parse_time_ns(emit_from, "emit_from"),
+    )
+
+
+def starts_of(state: FlowState) -> Offsets:
+    """The offset at which the flow began to read each partition."""
+    return {
+        (facts.topic, number): offset
+        for facts in state.inputs.values()
+        for number, offset in enumerate(facts.starts)
+    }
