@@ -47,10 +47,12 @@ LONGEST_STEP = 1.5
 """Timeframes after which the next bar counts as missing."""
 
 
-def market_on(source: Stream | SetOutput, name: str = "market") -> FeatureSet:
+def market_on(
+    source: Stream | SetOutput, name: str = "market", events: Stream = news
+) -> FeatureSet:
     """The set over bars from a stream, or over bars that another set computes."""
     close = source.col("close")
-    sentiment, confidence = news.col("sentiment"), news.col("confidence")
+    sentiment, confidence = events.col("sentiment"), events.col("confidence")
     ret_1, ret_5 = close.pct_change(1), close.pct_change(5)
     vol_20 = ret_1.rolling_std(20)
     event_count = sentiment.rolling_count("1h")
