@@ -21,7 +21,7 @@ def refusals() -> tuple[type[Exception], ...]:
     from dataflows.topics import TopicsError
     from operators.decode import RefusedInputError
     from operators.snapshot import SnapshotMismatchError
-    from sinks.kafka_lane import FencedError, OwnedError, ProgressLostError
+    from sinks.kafka_errors import FencedError, OwnedError, ProgressLostError
     from sources.kafka_client import KafkaInputError
 
     return (
