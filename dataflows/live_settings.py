@@ -78,6 +78,8 @@ class KafkaTable(_Table):
             by default.
         partitioner: how entities got to their partitions; ``none`` for topics where one entity's
             rows are in several, which needs a single shard or a cluster.
+        on_gone: what to do when a log begins behind the offset that is to be read next: ``stop``,
+            or go on at the ``earliest`` there is.
         clock_topic, progress_topic: see :mod:`sources.broker_clock` and :mod:`sinks.kafka_lane`.
         clock_margin: how much the brokers' clocks may differ; 0 with one broker, 1 s with more.
     """
@@ -87,6 +89,7 @@ class KafkaTable(_Table):
     property_files: dict[str, Path] = Field(default_factory=dict)
     group: Name | None = None
     partitioner: Literal["murmur2", "crc32", "none"] = "murmur2"
+    on_gone: Literal["stop", "earliest"] = "stop"
     clock_topic: Name = "riffle-clock"
     progress_topic: Name = "riffle-progress"
     clock_margin: DurationNs | None = None
@@ -103,14 +106,12 @@ class InputTable(_Table):
         arrival: where the time of arrival comes from: the ``broker``, which must stamp messages
             as it appends them; a ``column`` of the rows; or the ``producer``'s stamp, with which
             what is late depends on when it was read.
-        on_gone: what to do when the log does not hold the wanted offset any more.
         archive: folder in which ``riffle archive`` keeps the topic's past.
     """
 
     topic: Name | None = None
     form: Literal["json", "arrow"] = "json"
     arrival: Literal["broker", "column", "producer"] = "broker"
-    on_gone: Literal["stop", "earliest"] = "stop"
     archive: Path | None = None
 
 
