@@ -1,7 +1,7 @@
 """Sends a market's messages to Kafka in its own process, at the pace of their times.
 
-``python -m tests.chaos.feeder BOOTSTRAP SEED PREFIX SHAPE`` sends until SIGTERM, waits until the
-broker has everything, and prints what it sent as JSON. It survives a broker that is away.
+``python -m tests.chaos.feeder PARENT BOOTSTRAP SEED PREFIX SHAPE`` sends until SIGTERM, waits until
+the broker has everything, and prints what it sent as JSON. It survives a broker that is away.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer
 
+from dataflows.processes import die_with_parent
 from tests.chaos.messages import BAD, Market, Message, Shape
 
-ACTED = threading.Event()
+ASKED = threading.Event()
 FLUSH_S = 120.0
 
 
@@ -78,23 +79,25 @@ def feed(feeder: Feeder, market: Market) -> int:
     for message in market.messages():
         while (ahead_ms := message.due_ms - time.time_ns() // 10**6) > 0:
             feeder.producer.poll(0)
-            if ACTED.wait(min(ahead_ms, 20) / 1_000):
+            if ASKED.wait(min(ahead_ms, 20) / 1_000):
                 return behind_ms
         behind_ms = max(behind_ms, -ahead_ms)
         feeder.send(message)
-        if ACTED.is_set():
+        if ASKED.is_set():
             return behind_ms
     return behind_ms
 
 
-def main(bootstrap: str, seed: str, prefix: str, shape: str) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: ACTED.set())
+def main(parent: str, bootstrap: str, seed: str, prefix: str, shape: str) -> None:
+    die_with_parent(int(parent))
+    signal.signal(signal.SIGTERM, lambda *_: ASKED.set())
     market = Market(int(seed), time.time_ns() // 10**6, Shape(**json.loads(shape)))
     feeder = Feeder(bootstrap, prefix)
     try:
         behind_ms = feed(feeder, market)
     except KafkaException as error:
-        raise SystemExit(f"the feeder failed: {error}") from error
+        msg = f"the feeder failed: {error}"
+        raise SystemExit(msg) from error
     sys.stdout.write(json.dumps({**feeder.end(), "behind_ms": behind_ms}) + "\n")
 
 

@@ -17,7 +17,7 @@ import polars as pl
 
 from tests.chaos.log import Entry
 from tests.chaos.messages import BAD, TIMEFRAMES_MS, partition_of
-from tests.chaos.sets import BARS_SEEN, MAX_DELAY_NS
+from tests.chaos.sets import BARS_SEEN, MAX_DELAY_NS, market
 
 Float64s = npt.NDArray[np.float64]
 Int64s = npt.NDArray[np.int64]
@@ -26,6 +26,9 @@ KEY = ["instrument_id", "timeframe", "ts_ns"]
 NEWS_SPAN_NS = 10 * 10**9
 VOLUME_SPAN_NS = 5 * 10**9
 RETURNS = 20
+ERRORS = "__riffle.errors."
+PLACE = {"partition": ERRORS + "partition", "offset": ERRORS + "offset"}
+"""Headers that say where a letter stood."""
 
 
 class Bar(msgspec.Struct):
@@ -197,6 +200,20 @@ def expected_vectors(bars: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(frames)
 
 
+def in_one_go(bars: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
+    """The vectors of one engine that is given everything at once, in this process."""
+    frame = market.compute(bars=bars, news=news)
+    flags = [
+        pl.col("quality").list.contains(name).cast(pl.Int64) * bit for name, bit in FLAGS.items()
+    ]
+    return frame.with_columns(
+        pl.col("ts").dt.epoch("ns").alias("ts_ns"),
+        pl.col("known_at").dt.epoch("ns").alias("known_at_ns"),
+        pl.sum_horizontal(flags).alias("flags"),
+        *(pl.col(name).fill_null(float("nan")) for name in FLOATS),
+    )
+
+
 # -- what came out --------------------------------------------------------------------------------
 
 
@@ -223,6 +240,8 @@ class Vector(msgspec.Struct):
 
 
 FLOATS = ("ret_1", "ret_5", "vol_20", "volume_5s", "sentiment_mean_10s", "sentiment_weighted_10s")
+FORMULAS = (*FLOATS, "event_count_10s", "flags", "coverage")
+IN_BITS = (*FORMULAS, "known_at_ns", "n_rows")
 FLAGS = {"MISSING": 1, "INSUFFICIENT": 2, "NO_EVENTS": 4}
 
 
@@ -293,7 +312,10 @@ def same_letters(
     """
     said, held = [], {}
     for entry in found:
-        where = (int(entry.header(place["partition"]) or -1), int(entry.header(place["offset"]) or -1))
+        where = (
+            int(entry.header(place["partition"]) or -1),
+            int(entry.header(place["offset"]) or -1),
+        )
         if where in held:
             said.append(f"the letter of {where} stands twice")
         held[where] = entry

@@ -1,0 +1,156 @@
+"""The processes of a live flow as the proofs run them: started, killed at will, looked after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dataflows.commands.live import workers_of
+from dataflows.live_settings import LiveSettings
+from dataflows.processes import ONE_THREAD, importable
+from dataflows.supervise import Worker
+from tests.chaos.watch import POLL_S, now_ms, until
+
+ROOT = Path(__file__).parents[2]
+LAST_LINES = 60
+END_S = 30.0
+
+
+class FailedFlowError(AssertionError):
+    """A process of the flow that ended though nobody ended it, or the other way round."""
+
+
+@dataclass
+class Unit:
+    """Processes that live and die together: a shard, or all of a cluster.
+
+    Attributes:
+        settings: of the flow.
+        config: file of the settings.
+        number: of the shard.
+        processes: of the cluster; 0 for a shard.
+        module: of the flow.
+        environment: variables beyond the flow's own.
+        log: file of what it prints.
+        began_ms: when it was last started.
+    """
+
+    settings: LiveSettings
+    config: Path
+    log: Path
+    number: int = 0
+    processes: int = 0
+    module: str = "dataflows.live"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    began_ms: int = 0
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return "the cluster" if self.processes else f"shard {self.number}"
+
+    def workers(self) -> Sequence[Worker]:
+        """How its processes are started."""
+        workers = workers_of(self.settings, self.config, self.processes)
+        return workers if self.processes else workers[self.number : self.number + 1]
+
+    def start(self) -> None:
+        """Starts it."""
+        self.began_ms = now_ms()
+        with self.log.open("ab") as log:
+            log.write(f"-- started at {self.began_ms} ms\n".encode())
+            log.flush()
+            for worker in self.workers():
+                command = [self.module if a == "dataflows.live" else a for a in worker.command]
+                own = {**ONE_THREAD, **importable(), **worker.environment, **self.environment}
+                self.running.append(
+                    subprocess.Popen(
+                        command,
+                        cwd=ROOT,
+                        env={**os.environ, **own},
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        start_new_session=True,
+                    )
+                )
+
+    @property
+    def codes(self) -> list[int | None]:
+        """How its processes ended; None for those that run."""
+        return [process.poll() for process in self.running]
+
+    def check_alive(self) -> None:
+        """Raises where a process has ended.
+
+        Raises:
+            FailedFlowError: with what it printed.
+        """
+        if any(code is not None for code in self.codes) or not self.running:
+            msg = (
+                f"{self.name} ended with {self.codes} though nobody ended it:\n{self.last_lines()}"
+            )
+            raise FailedFlowError(msg)
+
+    def live(self, seconds: float) -> None:
+        """Lets it run for a while."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.check_alive()
+            time.sleep(POLL_S)
+
+    def signal(self, number: int, process: int = 0) -> None:
+        """Sends a signal to one of its processes, if that still runs."""
+        if self.running[process].poll() is None:
+            self.running[process].send_signal(number)
+
+    def kill(self, process: int = 0) -> None:
+        """Kills one process; the others of a cluster must end by themselves."""
+        self.signal(signal.SIGKILL, process)
+        self.wait()
+
+    def wait(self) -> list[int | None]:
+        """Waits until all its processes have ended, and gives how they did."""
+        ended = f"all processes of {self.name} must end"
+        until(lambda: None not in self.codes, END_S, ended)
+        codes = self.codes
+        self.running.clear()
+        return codes
+
+    def drain(self) -> None:
+        """Asks it to stop, which it must do in good order."""
+        for process in range(len(self.running)):
+            self.signal(signal.SIGTERM, process)
+        codes = self.wait()
+        if any(codes):
+            msg = f"{self.name} must end with 0 when asked to, got {codes}:\n{self.last_lines()}"
+            raise FailedFlowError(msg)
+
+    def end(self) -> None:
+        """Ends whatever still runs."""
+        for process in self.running:
+            process.kill()
+            process.wait()
+        self.running.clear()
+
+    def last_lines(self) -> str:
+        """The end of what it printed."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return "\n".join(lines[-LAST_LINES:])
+
+
+def units_of(
+    settings: LiveSettings, config: Path, folder: Path, processes: int = 0, **more: object
+) -> list[Unit]:
+    """The units of a flow: its shards, or one cluster of so many processes."""
+    count = 1 if processes else settings.shards
+    return [
+        Unit(settings, config, folder / f"unit-{n}.log", n, processes, **more)  # type: ignore[arg-type]
+        for n in range(count)
+    ]

@@ -1,0 +1,96 @@
+"""Kills units of a flow at random moments and starts them again, all in one thread.
+
+One thread, because the kernel ends a process that asked to die with its parent when the thread that
+started it ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.chaos.flow import Unit
+from tests.chaos.watch import POLL_S, now_ms
+from tests.chaos.world import World
+
+RESUME_S = 10.0
+EARLY = 0.3
+"""Share of the kills that may come before the flow has resumed."""
+
+
+class SlowResumeError(AssertionError):
+    """A unit that was not back in time."""
+
+
+@dataclass
+class Resumes:
+    """How long it took from the start of a unit's processes to its first visible vectors.
+
+    Attributes:
+        seconds: of each start that was given the time.
+        kills: how many there were.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    kills: int = 0
+
+    def __str__(self) -> str:
+        ordered = sorted(self.seconds)
+        middle, most = ordered[len(ordered) // 2], ordered[-1]
+        times = f"p50 {middle:.2f} s, max {most:.2f} s"
+        return f"{self.kills} kills; resumed {len(ordered)} times: {times}"
+
+
+Steps = Iterator[None]
+"""What a unit goes through, a short step at a time."""
+
+
+def pause(seconds: float, unit: Unit) -> Steps:
+    """Lets a unit live for a while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        unit.check_alive()
+        yield
+
+
+def resumed(world: World, unit: Unit, resumes: Resumes) -> Steps:
+    """Waits until all that a unit writes goes on.
+
+    Raises:
+        SlowResumeError: when that takes too long.
+    """
+    parts = world.partitions_of(unit)
+    while not world.watch.heard_since(unit.began_ms, parts):
+        unit.check_alive()
+        took_s = (now_ms() - unit.began_ms) / 1_000
+        if took_s > RESUME_S:
+            msg = f"{unit.name} must be back within {RESUME_S:g} s, has taken {took_s:.1f} s"
+            raise SlowResumeError(msg)
+        yield
+    resumes.seconds.append((now_ms() - unit.began_ms) / 1_000)
+
+
+def torment(world: World, unit: Unit, kills: int, resumes: Resumes) -> Steps:
+    """Kills a unit so many times, then lets it resume."""
+    chance = world.chance
+    for _ in range(kills):
+        unit.start()
+        if chance.random() < EARLY:
+            yield from pause(chance.uniform(0.2, 4.0), unit)
+        else:
+            yield from resumed(world, unit, resumes)
+            yield from pause(chance.uniform(0.0, 4.0), unit)
+        unit.kill(chance.randrange(len(unit.running)))
+        resumes.kills += 1
+    unit.start()
+    yield from resumed(world, unit, resumes)
+
+
+def together(*steps: Steps, also: Callable[[], None] = lambda: None) -> None:
+    """Takes several units through their steps at the same time."""
+    going, done = list(steps), object()
+    while going:
+        going = [each for each in going if next(each, done) is not done]
+        also()
+        time.sleep(POLL_S)

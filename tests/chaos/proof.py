@@ -1,0 +1,87 @@
+"""Holds what a flow has written against what must come of its whole input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+
+from tests.chaos import log, oracle
+from tests.chaos.log import Entry
+from tests.chaos.world import World
+
+RELATIVE = 1e-9
+QUIET_S = 20.0
+
+
+class NotProvenError(AssertionError):
+    """Output that is not what must come of the input."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The input, and the vectors that must come of it: by formula, and by an engine in one go."""
+
+    bars: oracle.Input
+    news: oracle.Input
+    vectors: pl.DataFrame
+    in_one_go: pl.DataFrame
+
+    @property
+    def inputs(self) -> dict[str, oracle.Input]:
+        """The inputs by stream."""
+        return {"bars": self.bars, "news": self.news}
+
+
+def truth(world: World) -> Truth:
+    """Computes what must come of all that the input topics hold, which must be all that was fed."""
+    parts = world.shape.partitions
+    read = {name: log.entries(world.bootstrap, world.prefix + name) for name in ("bars", "news")}
+    if world.feed is not None:
+        delivered = world.feed.stop()["delivered"]
+        assert delivered == {name: len(entries) for name, entries in read.items()}
+    bars = oracle.read_input(read["bars"], oracle.Bar, parts)
+    news = oracle.read_input(read["news"], oracle.News, parts)
+    by_formula = oracle.expected_vectors(bars.rows, news.rows)
+    return Truth(bars, news, by_formula, oracle.in_one_go(bars.rows, news.rows))
+
+
+def letters(world: World, stream: str, kind: str) -> list[Entry]:
+    """What a topic of letters holds."""
+    return log.entries(world.bootstrap, f"{world.prefix}{stream}.{kind}")
+
+
+def problems(world: World, must: Truth) -> list[str]:
+    """Everything that is wrong with the output, in words."""
+    said = []
+    found = oracle.read_vectors(log.entries(world.bootstrap, world.vectors))
+    said += oracle.compare_keys(found, must.vectors)
+    said += oracle.compare_values(found, must.vectors, oracle.FORMULAS, RELATIVE)
+    in_bits = oracle.compare_values(found, must.in_one_go, oracle.IN_BITS, 0)
+    said += [f"against an engine in one go, in bits: {each}" for each in in_bits]
+    for stream, given in must.inputs.items():
+        for kind, expected in (("dlq", given.bad), ("late", given.late)):
+            wrong = oracle.same_letters(letters(world, stream, kind), expected, oracle.PLACE)
+            said += [f"{stream}.{kind}: {each}" for each in wrong]
+    return said
+
+
+def wait_complete(world: World, must: Truth, quiet_s: float = QUIET_S) -> None:
+    """Waits until the output has all it must have, or nothing comes any more."""
+    world.watch.wait_complete(len(must.vectors), quiet_s)
+
+
+def prove(world: World, quiet_s: float = QUIET_S) -> Truth:
+    """Stops the feeder, waits for the output to be complete, and checks it.
+
+    Raises:
+        NotProvenError: saying everything that is wrong.
+    """
+    assert world.feed is not None
+    world.feed.stop()
+    must = truth(world)
+    wait_complete(world, must, quiet_s)
+    found = problems(world, must)
+    if found:
+        raise NotProvenError("\n".join(found))
+    return must

@@ -1,0 +1,170 @@
+"""All that a proof needs: topics, a feeder, the flow's settings, its units and a watch."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dataflows.live_settings import LiveSettings, live_settings
+from dataflows.topics import apply, wanted_topics
+from tests.chaos import log
+from tests.chaos.flow import ROOT, Unit, units_of
+from tests.chaos.messages import Shape
+from tests.chaos.watch import Watch
+
+SEED = "RIFFLE_CHAOS_SEED"
+SET = "tests.chaos.sets:market"
+FEEDER_S = 150.0
+
+
+def seed() -> int:
+    """The seed of this run; one that failed says its own."""
+    given = os.environ.get(SEED)
+    return int(given) if given else random.SystemRandom().randrange(10**6)
+
+
+@dataclass
+class Feed:
+    """The feeder's process."""
+
+    process: subprocess.Popen[bytes]
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def stop(self) -> dict[str, Any]:
+        """Stops it, once the broker has all it sent; gives what it says of that."""
+        if not self.told:
+            self.process.send_signal(signal.SIGTERM)
+            said, _ = self.process.communicate(timeout=FEEDER_S)
+            self.told = json.loads(said)
+            assert not self.told["failed"], self.told
+            assert not self.told["left"], self.told
+        return self.told
+
+
+@dataclass
+class World:
+    """A flow with topics of its own.
+
+    Attributes:
+        chance: decides what happens when.
+        shape: of what is fed.
+        prefix: of the names of its topics.
+        folder: for settings, state and logs.
+    """
+
+    bootstrap: str
+    number: int
+    folder: Path
+    shape: Shape = field(default_factory=Shape)
+    properties: dict[str, str] = field(default_factory=dict)
+    prefix: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}-")
+    units: list[Unit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.chance = random.Random(self.number)
+        self.config = self.folder / "flow.toml"
+        self.config.write_text(self._toml())
+        self.settings = self.settings_of()
+        applied = apply(self.settings, self.shape.partitions, 1)
+        assert all(each.ok for each in applied), applied
+        self.watch = Watch(self.bootstrap, self.vectors)
+        self.watch.start()
+        self.feed: Feed | None = None
+
+    def _toml(self) -> str:
+        properties = "".join(f'"{k}" = "{v}"\n' for k, v in self.properties.items())
+        return f"""
+            name = "{self.prefix}flow"
+            recovery = "{self.folder / "state"}"
+            snapshot_every = "1s"
+            listen = ""
+            [kafka]
+            bootstrap = "{self.bootstrap}"
+            clock_topic = "{self.prefix}clock"
+            progress_topic = "{self.prefix}progress"
+            [kafka.properties]
+            {properties}
+            [inputs.bars]
+            topic = "{self.bars}"
+            [inputs.news]
+            topic = "{self.news}"
+            [sets."{SET}"]
+            topic = "{self.vectors}"
+        """
+
+    @property
+    def bars(self) -> str:
+        """The topic of bars."""
+        return f"{self.prefix}bars"
+
+    @property
+    def news(self) -> str:
+        """The topic of news."""
+        return f"{self.prefix}news"
+
+    @property
+    def vectors(self) -> str:
+        """The topic of vectors."""
+        return f"{self.prefix}vectors"
+
+    def settings_of(self, shards: int = 1, **given: Any) -> LiveSettings:
+        """The flow's settings."""
+        return live_settings(self.config, shards=shards, **given)
+
+    def partitions_of(self, unit: Unit) -> list[int]:
+        """Partitions of the output that only this unit writes."""
+        every = range(self.shape.partitions)
+        shards = 1 if unit.processes else unit.settings.shards
+        return [part for part in every if part % shards == unit.number % shards]
+
+    def make_units(self, shards: int = 1, processes: int = 0, **more: Any) -> list[Unit]:
+        """The units of the flow from now on."""
+        made = units_of(self.settings_of(shards), self.config, self.folder, processes, **more)
+        self.units += made
+        return made
+
+    def start_feed(self) -> Feed:
+        """Starts the feeder."""
+        arguments = [self.bootstrap, str(self.number), self.prefix, json.dumps(asdict(self.shape))]
+        command = [sys.executable, "-m", "tests.chaos.feeder", str(os.getpid()), *arguments]
+        self.feed = Feed(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
+        return self.feed
+
+    def end(self) -> None:
+        """Ends all processes and removes the topics."""
+        for unit in self.units:
+            unit.end()
+        if self.feed is not None:
+            self.feed.process.kill()
+            self.feed.process.communicate()
+        self.watch.end()
+        log.delete(self.bootstrap, [topic.name for topic in wanted_topics(self.settings, None)])
+
+    def told(self) -> str:
+        """What a failed proof says of its world."""
+        logs = {unit.log: unit for unit in self.units}
+        said = [f"{path}:\n{unit.last_lines()}" for path, unit in logs.items()]
+        return "\n".join([f"{SEED}={self.number} brings this again", *said])
+
+
+@contextmanager
+def world(bootstrap: str, folder: Path, **more: Any) -> Iterator[World]:
+    """A world for one block; one that fails says its seed and shows what its processes printed."""
+    made = World(bootstrap, seed(), folder, **more)
+    try:
+        yield made
+    except BaseException as error:
+        error.add_note(made.told())
+        raise
+    finally:
+        made.end()
