@@ -126,6 +126,8 @@ class _Hiding:
 HOPELESS = frozenset(
     {
         KafkaError._AUTHENTICATION,
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._BAD_MSG,
         KafkaError._FATAL,
         KafkaError._SSL,
         KafkaError._INVALID_ARG,
@@ -329,8 +331,8 @@ def resolve_offsets(
 def murmur2(data: bytes) -> int:
     """The hash by which Kafka's own clients choose the partition of a key.
 
-    >>> murmur2(b"AAPL") % 4, murmur2(b"21")
-    (0, 0)
+    >>> murmur2(b"21"), murmur2(b"foobar")
+    (1173551340, 1357151166)
     """
     length = len(data)
     mixed = (0x9747B28C ^ length) & 0xFFFFFFFF
