@@ -24,7 +24,7 @@ DIRECTION: Mapping[str, frozenset[str]] = {
     "operators": frozenset(),
     "sources": frozenset({"operators"}),
     "feature_repo": frozenset({"operators"}),
-    "sinks": frozenset({"operators", "feature_repo"}),
+    "sinks": frozenset({"operators", "feature_repo", "sources"}),
     "dataflows": frozenset({"operators", "sources", "sinks", "feature_repo"}),
     "benchmarks": frozenset({"operators", "sources", "sinks", "feature_repo", "dataflows"}),
 }

@@ -1,0 +1,179 @@
+"""How far the lanes of flows have come: a compacted topic, written inside their transactions.
+
+A record's key is the lane's transactional id, its value a JSON object: ``job`` and ``instance``,
+which say who wrote it, and what the lane says of itself, such as ``settled_ns``. A lane's records
+are in the partition of its number, so that a lane reading its own waits for no open transaction of
+a lane that another process has left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from confluent_kafka import (
+    Consumer,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from sources.kafka_client import TIMEOUT_S, Connection, is_hopeless, topic_facts
+
+State: TypeAlias = Mapping[str, Any]
+"""What a lane says of itself."""
+
+SLICE_S = 0.05
+"""How long one lane may read while others wait to."""
+MOST_MESSAGES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The last record of a lane.
+
+    Attributes:
+        job: whose the lane is: the same in all runs that share a recovery directory.
+        instance: which run wrote it.
+        state: what the lane says of itself.
+    """
+
+    job: str
+    instance: str
+    state: State
+
+    def encode(self) -> bytes:
+        """Gives the record's value."""
+        return json.dumps({"job": self.job, "instance": self.instance, **self.state}).encode()
+
+    @staticmethod
+    def decode(value: bytes) -> Progress:
+        """Reads a record's value."""
+        state = json.loads(value)
+        return Progress(state.pop("job"), state.pop("instance"), state)
+
+
+class ProgressLog:
+    """The topic, read by all lanes of a process together.
+
+    Args:
+        connection: how to reach the cluster.
+        topic: its name; compacted, so that it stays short.
+    """
+
+    def __init__(self, connection: Connection, topic: str = "riffle-progress") -> None:
+        self.connection = connection
+        self.topic = topic
+        self._lock = threading.Lock()
+        self._admin: AdminClient | None = None
+        self._consumer: Consumer | None = None
+        self._partitions = 0
+        self._positions: dict[int, int] = {}
+        self._last: dict[int, dict[bytes, bytes]] = {}
+
+    def partition_of(self, lane: int) -> int:
+        """The partition with the records of a lane.
+
+        Raises:
+            KafkaInputError: when there is no such topic, or the cluster cannot be asked.
+        """
+        with self._lock:
+            if not self._partitions:
+                facts = topic_facts(self.connection, [self.topic], stamps=False)
+                self._partitions = facts[self.topic].partitions
+        return lane % self._partitions
+
+    def read(self, name: str, lane: int, *, whole: bool) -> Progress | None:
+        """Reads the last committed record of a lane.
+
+        Args:
+            name: the lane's transactional id.
+            lane: its number.
+            whole: whether to wait until all that is in the log now has been committed or aborted.
+                Whoever has just fenced the lane's earlier run reads its last word this way; others
+                read what is committed by now.
+
+        Raises:
+            KafkaInputError: when the cluster cannot be asked.
+            KafkaException: when it does not answer in time.
+        """
+        number = self.partition_of(lane)
+        end = self._end(number, whole=whole)
+        deadline_s = time.monotonic() + 2 * TIMEOUT_S
+        while self._read_some(number, end) < end:
+            if time.monotonic() > deadline_s:
+                where = f"partition {number} of topic `{self.topic}`"
+                msg = f"{where}: the transactions before offset {end} must end first"
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, msg))
+        with self._lock:
+            value = self._last[number].get(name.encode())
+        return None if value is None else Progress.decode(value)
+
+    def _end(self, number: int, *, whole: bool) -> int:
+        """Where the partition ends: for all messages, or for those that are decided."""
+        isolation = IsolationLevel.READ_UNCOMMITTED if whole else IsolationLevel.READ_COMMITTED
+        place = TopicPartition(self.topic, number)
+        latest: Any = OffsetSpec.latest
+        asked = self._asking().list_offsets(
+            {place: latest()}, isolation_level=isolation, request_timeout=TIMEOUT_S
+        )
+        return int(asked[place].result(timeout=TIMEOUT_S + 5).offset)
+
+    def _asking(self) -> AdminClient:
+        with self._lock:
+            if self._admin is None:
+                self._admin = self.connection.admin()
+            return self._admin
+
+    def _read_some(self, number: int, end: int) -> int:
+        """Reads on for a moment, and gives the offset up to which the partition is known.
+
+        The lock is not held for long: another lane needs it to end the transaction of its earlier
+        run, for which this one may be waiting.
+        """
+        with self._lock:
+            position = self._positions.get(number)
+            if position is None or position > end:  # not read yet, or another topic by this name
+                self._begin(number)
+            elif position < end:
+                self._consume()
+            return self._positions[number]
+
+    def _begin(self, number: int) -> None:
+        self._positions[number] = 0
+        self._last[number] = {}
+        places = [TopicPartition(self.topic, n, at) for n, at in self._positions.items()]
+        self._reading().assign(places)
+
+    def _reading(self) -> Consumer:
+        if self._consumer is None:
+            self._consumer = Consumer(
+                self.connection.config(
+                    {"fetch.wait.max.ms": 20},
+                    group_id=f"{self.topic}-readers",  # asked for, though no group is joined
+                    isolation_level="read_committed",
+                    enable_partition_eof=True,
+                    enable_auto_commit=False,
+                    auto_offset_reset="earliest",
+                )
+            )
+        return self._consumer
+
+    def _consume(self) -> None:
+        message: Any
+        for message in self._reading().consume(MOST_MESSAGES, SLICE_S):
+            number, offset, error = message.partition(), message.offset(), message.error()
+            if error is None:
+                self._last[number][message.key()] = message.value()
+                self._positions[number] = offset + 1
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # Beyond the last message there may be marks of transactions, or compacted ones.
+                self._positions[number] = max(self._positions[number], offset)
+            elif is_hopeless(error):
+                raise KafkaException(error)
