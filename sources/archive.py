@@ -139,6 +139,21 @@ class Archive:
         aside.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         _into_place(aside, self.folder / IDENTITY)
 
+    def check(self, topic_id: str) -> None:
+        """Makes sure that a topic is the one it holds.
+
+        Raises:
+            ArchiveError: when the topic was made anew since, or there is no archive.
+        """
+        held = self.identity()
+        if held is None or held.topic_id != topic_id:
+            found = f"that of id {held.topic_id}" if held else "none"
+            msg = (
+                f"{self.folder}: must be the archive of topic `{self.topic}` with id {topic_id}, "
+                f"found {found}; name the folder that `riffle archive` wrote, or none"
+            )
+            raise ArchiveError(msg)
+
     def segments(self, partition: int) -> list[Segment]:
         """The files of a partition, by offset.
 

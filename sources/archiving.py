@@ -16,7 +16,6 @@ from confluent_kafka import (
     TIMESTAMP_NOT_AVAILABLE,
     Consumer,
     KafkaError,
-    KafkaException,
     Message,
     TopicPartition,
 )
@@ -33,11 +32,11 @@ from sources.archive import (
 from sources.kafka_client import (
     TIMEOUT_S,
     Connection,
-    asking_failed,
     is_hopeless,
     topic_facts,
     words,
 )
+from sources.log_bounds import committed_bounds
 
 STAMPS = {
     TIMESTAMP_NOT_AVAILABLE: "NoTimestamp",
@@ -118,7 +117,7 @@ def archive_topics(
             )
         )
         try:
-            spans = [span for t in topics for span in _spans(connection, consumer, t, root)]
+            spans = [span for t in topics for span in _spans(connection, t, root)]
             total = sum(span.end - span.first for span in spans)
             done, found = 0, []
             watch(0, total)
@@ -142,16 +141,16 @@ def archive_topics(
     return found
 
 
-def _spans(connection: Connection, consumer: Consumer, topic: str, root: Path) -> list[_Span]:
+def _spans(connection: Connection, topic: str, root: Path) -> list[_Span]:
     """What is to be copied of a topic, partition by partition."""
     facts = topic_facts(connection, [topic], stamps=False)[topic]
     cluster = connection.admin().list_topics(topic, timeout=TIMEOUT_S).cluster_id
     archive = Archive(root, topic)
     archive.claim(Identity(str(cluster), topic, facts.topic_id))
     spans = []
-    for partition in range(facts.partitions):
+    logs = committed_bounds(connection, [(topic, n) for n in range(facts.partitions)])
+    for (_, partition), (start, end) in logs.items():
         bounds = archive.bounds(partition)
-        start, end = _log(connection, consumer, topic, partition)
         first = start if bounds is None else bounds[1]
         where = f"partition {partition} of topic `{topic}`"
         held = f"up to which the archive {archive.folder} holds it"
@@ -170,15 +169,6 @@ def _spans(connection: Connection, consumer: Consumer, topic: str, root: Path) -
             raise ArchiveError(msg)
         spans.append(_Span(archive, partition, first, end))
     return spans
-
-
-def _log(connection: Connection, consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """Where the log of a partition begins and ends for readers of committed messages."""
-    try:
-        return consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=TIMEOUT_S)
-    except KafkaException as error:
-        where = f"partition {partition} of topic `{topic}`"
-        raise asking_failed(connection, where, error) from None
 
 
 def _copy(

@@ -123,13 +123,19 @@ History = Callable[[str, int, int], MessageReader | None]
 """Gives the past of a topic's partition from an offset on, if there is one."""
 
 
-def archived(roots: Mapping[str, Path]) -> History:
+def archived(roots: Mapping[str, Path], topic_ids: Mapping[str, str]) -> History:
     """Gives the past of topics from their archives.
 
     Args:
-        roots: the folder of archives by topic.
+        roots: the folder of archives by topic, for topics that have one.
+        topic_ids: of the topics.
+
+    Raises:
+        ArchiveError: when an archive is of another topic.
     """
     archives = {topic: Archive(root, topic) for topic, root in roots.items()}
+    for topic, archive in archives.items():
+        archive.check(topic_ids[topic])
 
     def history(topic: str, partition: int, offset: int) -> MessageReader | None:
         archive = archives.get(topic)

@@ -337,7 +337,13 @@ def test_the_past_of_a_topic_is_given_where_it_is_archived(kafka, topic_of, tmp_
     send(kafka, topic, 20)
     forget(kafka, topic, 5)
     archive_topics(Connection(kafka), [topic], tmp_path)
-    history = archived({topic: tmp_path})
+    held = Archive(tmp_path, topic).identity()
+    assert held is not None
+    with pytest.raises(ArchiveError, match="with id another, found that of id"):
+        archived({topic: tmp_path}, {topic: "another"})
+    with pytest.raises(ArchiveError, match="with id x, found none"):
+        archived({topic: tmp_path / "nowhere"}, {topic: "x"})
+    history = archived({topic: tmp_path}, {topic: held.topic_id})
     assert history("other", 0, 5) is None
     assert history(topic, 1, 5) is None
     assert history(topic, 0, 4) is None
