@@ -32,6 +32,8 @@ TRANSACTION_TIMEOUT_MS = 20_000
 """After this the broker ends the transaction of a run that is gone, and readers go on."""
 MOST_RECORDS = 20_000
 """A transaction that has more is committed before its time."""
+MOST_MESSAGE_BYTES = 16 * 2**20
+"""Of one message; the topic has a limit of its own, and that one counts."""
 MOST_WAITING_BYTES = 16 * 2**20
 """Of what is handed over and not committed; who has more to give waits."""
 SLICE_S = 0.05
@@ -349,7 +351,11 @@ class Lane:
             self._producer = None
         producer = Producer(
             self._connection.config(
-                {"compression.type": "lz4", "linger.ms": 5},
+                {
+                    "compression.type": "lz4",
+                    "linger.ms": 5,
+                    "message.max.bytes": MOST_MESSAGE_BYTES,
+                },
                 transactional_id=self.name,
                 transaction_timeout_ms=TRANSACTION_TIMEOUT_MS,
                 enable_idempotence=True,
