@@ -8,11 +8,27 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import pytest
 from numba import config
 
 from tests.kernel_cache import copy_cache
+from tests.serial import SerialLast, put_last
+
+pytest_plugins = ["tests.services.fixtures"]
 
 _cache = tempfile.TemporaryDirectory(prefix="riffle-kernels-")
 copy_cache(Path(_cache.name))
 config.CACHE_DIR = _cache.name  # type: ignore[attr-defined]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the heavy tests behind the others."""
+    put_last(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SerialLast | None:
+    """Runs the heavy tests alone, once the others are done."""
+    return SerialLast(config, log) if config.getoption("dist") == "load" else None
