@@ -37,14 +37,24 @@ class BlockMaker:
         scopes: dict[int, Scope],
         after_ns: int,
         until_ns: int,
+        among: Int64s | None = None,
     ) -> Block | None:
-        """The block of a domain that the blocks made so far bring about; None if empty."""
+        """The block of a domain that the blocks made so far bring about; None if empty.
+
+        Args:
+            index: number of the domain.
+            ready: blocks of the streams' rows, by name.
+            scopes: of the domains that come before.
+            after_ns: hop windows that end later than this are made,
+            until_ns: and no later than this,
+            among: and if given, only those of these runs.
+        """
         instants = self.plan.domains[index].instants
         source = self.plan.domains[index].source
         if isinstance(instants, Stream):
             return ready.get(instants.name)
         if isinstance(instants, Hop):
-            return self._hop(index, instants, after_ns, until_ns)
+            return self._hop(index, instants, after_ns, until_ns, among)
         if isinstance(instants, OneSeries):
             block = ready.get(instants.source.name)
             return self._one_series(index, instants.label, block) if block is not None else None
@@ -69,18 +79,23 @@ class BlockMaker:
             settled.columns, settled.tied, own=True,
         )  # fmt: skip
 
-    def _hop(self, index: int, hop: Hop, after_ns: int, until_ns: int) -> Block | None:
+    def _hop(
+        self, index: int, hop: Hop, after_ns: int, until_ns: int, among: Int64s | None
+    ) -> Block | None:
         source = self.tables[self.plan.domains[index].source]
         table, count = self.tables[index], len(source)
         for key in source.keys[len(table) :]:
             table.add(key)
         closed_right = int(hop.closed == "right")
+        of = slice(count) if among is None else among
         segment_run, segment_start, ts_ns = runs.hop_instants(
-            source.ts, source.base[:count], source.first[:count], source.end[:count], after_ns,
-            until_ns, hop.length_ns, hop.every_ns, 0, closed_right,
+            source.ts, source.base[of], source.first[of], source.end[of], after_ns, until_ns,
+            hop.length_ns, hop.every_ns, 0, closed_right,
         )  # fmt: skip
         if not len(ts_ns):
             return None
+        if among is not None:
+            segment_run = among[segment_run]
         hi = runs.positions_at(
             ts_ns, segment_run, segment_start, source.ts, source.base, source.first, source.end,
             closed_right,

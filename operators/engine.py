@@ -8,7 +8,7 @@ rows alone, not on how they were cut into batches, spread over partitions, or in
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from operators.history import RunTable
 from operators.kernels import ordering, runs
 from operators.pending import Bools, Pending, Rows, ordered
 from operators.plan import Plan
+from operators.provisional import Provisional
 from operators.scope import Block, Links, Scope
 
 PartitionId = tuple[str, str]
@@ -93,6 +94,7 @@ class Engine:
         self.pending = {name: Pending() for name in plan.streams}
         self.streams = {s.name: s for s in self.set.streams}
         self.runs_kept = FEWEST_RUNS
+        self.waiting: Provisional | None = None
         self.numbers: dict[PartitionId, tuple[tuple[str, ...], tuple[str, ...], Integers]] = {}
 
     # -- rows in ----------------------------------------------------------------------------
@@ -137,7 +139,12 @@ class Engine:
 
     def _forget_idle_runs(self) -> None:
         """Frees the runs that their time to live has emptied; no vector changes by it."""
+        waiting = self.waiting
         self.__dict__.update(self.fork().__dict__)
+        if waiting is not None:  # runs have other numbers now
+            waiting.begin()
+            waiting.touch_all()
+            self.waiting = waiting
         self.runs_kept = max(sum(map(len, self.tables)), FEWEST_RUNS)
 
     def _take(self, batch: Batch, output: Output) -> None:
@@ -172,6 +179,8 @@ class Engine:
             dict(batch.columns),
         )
         self.pending[batch.stream].add(rows)
+        if self.waiting is not None:
+            self.waiting.add(batch.stream, rows)
 
     def _refuse(self, output: Output, fate: Fate, rows: Batch, reason: str, part: int) -> None:
         self.account.add(part, fate, len(rows))
@@ -223,7 +232,11 @@ class Engine:
 
     def _complete_until_ns(self) -> int:
         """Instant up to which hop windows are complete at the end of a bounded input."""
-        until_ns = self.end_ns
+        return max(self.end_ns, self.heard_until_ns())
+
+    def heard_until_ns(self) -> int:
+        """Instant up to which hop windows are complete if all partitions end here."""
+        until_ns = NO_CLOCK_NS
         for (stream, _), clock_ns in self.clocks.items():
             arrives = self.account.has_arrival.get(stream, False)
             until_ns = max(until_ns, complete_until_ns(clock_ns, arrives, self.set.max_delay_ns))
@@ -240,10 +253,10 @@ class Engine:
         for index in self.plan.order:
             block = self.blocks.make(index, ready, scopes, self.hops_until_ns, hops_until_ns)
             if block is not None:
-                scopes[index] = self._evaluate(index, block, scopes)
+                scopes[index] = self.evaluate(index, block, scopes)
         self.hops_until_ns = hops_until_ns
         if self.plan.output in scopes:
-            output.vectors = self._vectors(scopes[self.plan.output])
+            output.vectors = self.vectors_of(scopes[self.plan.output])
 
     def _ordered(self, name: str, rows: Rows, ready: Bools, output: Output) -> Block:
         """The stream's block of rows, each identity once, and the account of the others."""
@@ -279,7 +292,7 @@ class Engine:
             refused.append(Refused(Fate.DEAD, batch, reason))
         return refused
 
-    def _evaluate(self, index: int, block: Block, scopes: dict[int, Scope]) -> Scope:
+    def evaluate(self, index: int, block: Block, scopes: dict[int, Scope]) -> Scope:
         """Runs a domain's steps over its block and commits the block to its recent rows."""
         domain, table = self.plan.domains[index], self.tables[index]
         scope = Scope(index, block, self.tables, self.links, scopes)
@@ -292,7 +305,7 @@ class Engine:
         self.blocks.commit(table, block)
         return scope
 
-    def _vectors(self, scope: Scope) -> Vectors | None:
+    def vectors_of(self, scope: Scope) -> Vectors | None:
         """The vectors of a block: one per instant, after all its rows."""
         block, plan = scope.block, self.plan
         table = self.tables[plan.output]
@@ -322,14 +335,14 @@ class Engine:
             return entities, None
         return entities, Labels(entities.codes, table.series)
 
+    def keep_provisional(self) -> Provisional:
+        """Gives what tells provisional vectors as rows come in; at first those of all that wait."""
+        self.waiting = Provisional(self)
+        return self.waiting
+
     def provisional(self) -> Vectors | None:
         """What would be final if all partitions ended here, without changing anything."""
-        fork = self.fork()
-        fork.end_ns = NO_CLOCK_NS
-        fork.ended = set(fork.clocks)
-        output = Output()
-        fork._advance(output)
-        return replace(output.vectors, final=False) if output.vectors is not None else None
+        return Provisional(self).all_vectors()
 
     def fork(self) -> Engine:
         """An engine with the same state that shares nothing with this one."""

@@ -114,6 +114,21 @@ class RunTable:
             self.last_ns[run] = -END_CLOCK_NS
         return run
 
+    def forget_runs(self, count: int) -> bool:
+        """Forgets the runs that were added after the first so many, and whether there were any."""
+        fresh = self.keys[count:]
+        if not fresh:
+            return False
+        del self.keys[count:]
+        for key in fresh:
+            del self.index[key]
+        for name in RUN_ARRAYS:
+            getattr(self, name)[count:] = -END_CLOCK_NS if name in {"carry", "last_ns"} else 0
+        for cache in self.caches.values():
+            forget(cache.marks[count:])
+        self._entities = self._series = ()
+        return True
+
     def reserve(self, segment_run: Int64s, segment_start: Int64s, settled_ns: int) -> None:
         """Makes room behind each run for the rows of its segment."""
         keep_from_ns = settled_ns - self.keep_span_ns

@@ -129,11 +129,11 @@ class Pending:
         ready = rows.ts_ns <= until_ns
         left = np.flatnonzero(~ready)
         if len(left):
-            self.add(_compact(rows.take(left)))
+            self.add(compact(rows.take(left)))
         return rows, ready
 
 
-def _compact(rows: Rows) -> Rows:
+def compact(rows: Rows) -> Rows:
     """Drops samples that no row refers to any more."""
     columns = dict(rows.columns)
     for name, values in columns.items():
@@ -152,7 +152,7 @@ def canonical(rows: Rows) -> Rows:
     every = np.arange(len(rows), dtype=np.int64)
     content = [bits for name in rows.columns for bits in _bits(rows.columns[name], every)]
     keys = (*content, rows.partition, rows.arrival_ns, rows.run, rows.ts_ns)
-    return _compact(rows.take(np.lexsort(keys)))
+    return compact(rows.take(np.lexsort(keys)))
 
 
 @dataclass(frozen=True, slots=True)

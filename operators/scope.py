@@ -223,6 +223,11 @@ class Links:
             self._found[domain, source] = known
         return known[2]
 
+    def forget(self) -> None:
+        """Forgets what is known of runs, for their numbers are given anew."""
+        self._found.clear()
+        self._series_ns.clear()
+
     def series_ns(self, domain: int) -> Int64s:
         """The duration that each run's series spells; 0 where it spells none."""
         known = self._series_ns.get(domain, np.zeros(0, np.int64))

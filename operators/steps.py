@@ -14,6 +14,7 @@ import numpy as np
 from operators.aggregates import Aggregate, Family, Kernel
 from operators.batch import Float64s, Int64s, Samples
 from operators.elementwise import Elementwise
+from operators.history import Cache, RunTable
 from operators.kernels import across, frames, runs, spectra
 from operators.scope import Scope, WindowSpec
 
@@ -120,13 +121,17 @@ class Slide(Step):
     family: Family
     parameter: float
 
+    def cache(self, table: RunTable, domain: int) -> Cache:
+        """What it remembers of a table's rows on behalf of a kind."""
+        return table.cache(f"{domain}:{self.key}", self.family.width)
+
     def run(self, scope: Scope) -> Float64s:
         at = scope.positions(self.source, self.window.closed_right)
         lo = scope.lows(self.source, self.window)
         table, block = scope.tables[self.source], scope.block
         x = table.columns[self.columns[0]]
         y = table.columns[self.columns[-1]]
-        cache = table.cache(f"{scope.domain}:{self.key}", self.family.width)
+        cache = self.cache(table, scope.domain)
         out = scope.results(self.family.results)
         self.family.slide(
             self.parameter, at.run, block.segment_run, block.segment_start, table.base, table.ts,
