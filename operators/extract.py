@@ -10,7 +10,8 @@ flow just stops and keeps its state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeAlias
+from time import perf_counter
+from typing import Protocol, TypeAlias
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -25,6 +26,24 @@ Extracted: TypeAlias = Vectors | Refused
 """What comes out: vectors, and rows that were not applied, whose fate says why."""
 
 
+class Meter(Protocol):
+    """Is told what an engine takes."""
+
+    def computed(self, seconds: float) -> None:
+        """Batches were processed."""
+
+    def written_down(self, seconds: float, size: int) -> None:
+        """A snapshot of so many bytes was taken."""
+
+
+Watch: TypeAlias = Callable[[Engine], Meter | None]
+"""Is shown an engine, for its account of rows, and may want to be told what it takes."""
+
+
+def _nothing(_: object) -> None:
+    """Has nothing to give."""
+
+
 class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
     """The engine of one key.
 
@@ -32,29 +51,40 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
         begin: makes the engine of the first batch, or makes a restored one ready for it; Bytewax
             tells a builder no key, so that only a batch says whose engine this is.
         engine: a restored one.
+        watch: is shown the engine.
     """
 
     def __init__(
-        self, begin: Callable[[Batch, Engine | None], Engine], engine: Engine | None = None
+        self,
+        begin: Callable[[Batch, Engine | None], Engine],
+        engine: Engine | None = None,
+        watch: Watch = _nothing,
     ) -> None:
         self._begin = begin
         self._begun = False
         self._engine = engine
+        self._watch = watch
+        self._meter = watch(engine) if engine is not None else None
 
     def on_batch(self, values: list[Batch]) -> tuple[Iterable[Extracted], bool]:
         """Gives what the batches have made final, and the rows they could not apply."""
+        began_s = perf_counter()
         found: list[Extracted] = []
         for batch in values:
             output = self._engine_for(batch).process(batch)
             found.extend(output.refused)
             if output.vectors is not None:
                 found.append(output.vectors)
+        if self._meter is not None:
+            self._meter.computed(perf_counter() - began_s)
         return found, StatefulBatchLogic.RETAIN
 
     def _engine_for(self, batch: Batch) -> Engine:
         if self._engine is None or not self._begun:
-            self._engine = self._begin(batch, self._engine)
-            self._begun = True
+            engine = self._begin(batch, self._engine)
+            if engine is not self._engine:
+                self._meter = self._watch(engine)
+            self._engine, self._begun = engine, True
         return self._engine
 
     def on_eof(self) -> tuple[Iterable[Extracted], bool]:
@@ -64,7 +94,11 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
     def snapshot(self) -> bytes:
         """Gives the whole state, in sections."""
         assert self._engine is not None, "Bytewax makes the logic of a key for its first batch"
-        return snapshot(self._engine)
+        began_s = perf_counter()
+        state = snapshot(self._engine)
+        if self._meter is not None:
+            self._meter.written_down(perf_counter() - began_s, len(state))
+        return state
 
 
 def key_of(group: int) -> str:
@@ -76,10 +110,6 @@ def key_of(group: int) -> str:
     return f"{group:02d}"
 
 
-def _nothing(_: object) -> None:
-    """Has nothing to give."""
-
-
 @operator
 def extract(
     step_id: str,
@@ -88,7 +118,7 @@ def extract(
     partitions: Callable[[Batch], Sequence[PartitionId]],
     end_ns: int = NO_CLOCK_NS,
     rebuilt: Callable[[bytes], bytes | None] = _nothing,
-    watch: Callable[[Engine], None] = _nothing,
+    watch: Watch = _nothing,
     carried: Callable[[Batch], bytes | None] = _nothing,
 ) -> KeyedStream[Extracted]:
     """Turns routed batches into vectors.
@@ -100,15 +130,13 @@ def extract(
         partitions: all partitions of all input streams that the key of a first batch hears.
         end_ns: see :class:`operators.engine.Engine`.
         rebuilt: gives a snapshot to take sections from that the one to resume from lacks.
-        watch: is shown each engine, for its account of rows.
+        watch: is shown each engine.
         carried: gives the snapshot of a key whose state comes from another flow, by its first
             batch.
     """
 
     def restored(state: bytes, known: Sequence[PartitionId]) -> Engine:
-        engine = restore(plan, known, state, rebuilt=rebuilt(state), end_ns=end_ns)
-        watch(engine)
-        return engine
+        return restore(plan, known, state, rebuilt=rebuilt(state), end_ns=end_ns)
 
     def begin(batch: Batch, engine: Engine | None) -> Engine:
         known = partitions(batch)
@@ -116,14 +144,10 @@ def extract(
             engine.expect(known)
             return engine
         state = carried(batch)
-        if state is not None:
-            return restored(state, known)
-        engine = Engine(plan, known, end_ns)
-        watch(engine)
-        return engine
+        return restored(state, known) if state is not None else Engine(plan, known, end_ns)
 
     def build(state: bytes | None) -> Extract:
         # A snapshot that does not fit must stop the flow at its start, not at its first batch.
-        return Extract(begin, restored(state, ()) if state is not None else None)
+        return Extract(begin, restored(state, ()) if state is not None else None, watch)
 
     return op.stateful_batch("engine", up, build)
