@@ -124,9 +124,9 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
 def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
     """Describes the state that the flow would have if it began now."""
     settings = plan.settings
-    at = settings.start
-    if at not in {"earliest", "latest"}:
-        at = parse_time_ns(at, "start")
+    at: str | int = settings.start
+    if settings.start not in {"earliest", "latest"}:
+        at = parse_time_ns(settings.start, "start")
     starts = resolve_offsets(plan.connection, plan.topics.values(), at)
     emit_from = settings.emit_from
     return new_state(

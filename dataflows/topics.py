@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
-from sinks.kafka_letters import dead_topic, late_topic
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+)
 
 from dataflows.live_settings import LiveSettings
 from dataflows.named_sets import named_set
 from operators.feature_set import FeatureSet
 from operators.streams import Stream
+from sinks.kafka_letters import dead_topic, late_topic
 from sources.kafka_client import TIMEOUT_S, Connection
 
 BROKER_STAMPS = {"message.timestamp.type": "LogAppendTime"}
