@@ -60,6 +60,7 @@ class DeadLetters:
         originals: their bytes: the line or message as it stood, or the row rendered as JSON; empty
             for a tombstone, which has none.
         records: what stood around the bytes, one for each where they are messages of a log.
+        rows: how many rows each holds, where that may be more than one.
     """
 
     stream: str
@@ -69,6 +70,20 @@ class DeadLetters:
     messages: tuple[str, ...] = ()
     originals: tuple[bytes, ...] = ()
     records: tuple[Record, ...] = ()
+    rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def rows_by_reason(self) -> dict[Reason, int]:
+        """How many rows were refused, by reason.
+
+        >>> DeadLetters(
+        ...     "ticks", "0", (7, 9), (Reason.LATE,) * 2, ("", ""), (b"", b"")
+        ... ).rows_by_reason()
+        {<Reason.LATE: 'late'>: 2}
+        """
+        counts: dict[Reason, int] = {}
+        for reason, rows in zip(self.reasons, self.rows or (1,) * len(self), strict=True):
+            counts[reason] = counts.get(reason, 0) + rows
+        return counts

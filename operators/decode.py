@@ -372,7 +372,7 @@ class Decoder:
             columns={field.name: parsed[field.name].values for field in stream.fields},
         )
         if not checks.found:
-            return _compact(batch), DeadLetters(stream.name, partition)
+            return without_unused(batch), DeadLetters(stream.name, partition)
         dead = np.flatnonzero(checks.failed)
         found = [checks.found[check - 1] for check in checks.failed[dead]]
         letters = DeadLetters(
@@ -383,7 +383,7 @@ class Decoder:
             tuple(message(int(row)) for row, (_, message) in zip(dead, found, strict=True)),
             tuple(originals(dead) if originals else render_rows(table, dead)),
         )
-        return _compact(batch.take(checks.failed == 0)), letters
+        return without_unused(batch.take(checks.failed == 0)), letters
 
     def _column(self, table: pa.Table, name: str) -> Parsed:
         """A column, in its kind."""
@@ -450,7 +450,7 @@ def _time_column(stream: Stream, columns: Sequence[str], where: str) -> str:
     raise RefusedInputError(msg)
 
 
-def _compact(batch: Batch) -> Batch:
+def without_unused(batch: Batch) -> Batch:
     """Leaves out the labels that no row has: the names of dead rows must not become entities."""
     series = _used(batch.series) if batch.series is not None else None
     return replace(batch, keys=_used(batch.keys), series=series)

@@ -6,11 +6,10 @@ are lines looked at one by one; both ways give the same row for a line.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,20 +17,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from operators.batch import Int64s
-from operators.checks import KINDS, show
+from operators.checks import show
 from operators.dead_letters import Reason
 from operators.streams import Stream
+from sources.json_records import NOT_JSON, JsonRecords, doubled_key
 from sources.lines import LineFile, LineRows, is_utf8
 from sources.rows import BLOCK_BYTES, Lines, RawRows, Refused
 
-NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 PEEKED_LINES = 1000
 """The first lines, which say which columns there are."""
-TYPES: dict[str, Any] = {
-    "number": float | None,
-    "id": int | str | None,
-    "samples": list[float] | None,
-}
 SPACE, QUOTE, COLON, BRACE, BRACE_END = 32, 34, 58, 123, 125
 
 
@@ -42,17 +36,16 @@ class JsonlFile(LineRows):
 
     def __init__(self, path: Path, stream: Stream, block_bytes: int = BLOCK_BYTES) -> None:
         super().__init__(LineFile(path, block_bytes))
-        self._kinds = {field.name: field.kind for field in stream.fields}
-        self._decoders: dict[tuple[str, ...], msgspec.json.Decoder[Any]] = {}
+        self._records = JsonRecords(stream, "line")
         self.columns = self._peek()
 
     def parse(self, lines: Lines, columns: Sequence[str]) -> RawRows:
         """Lines to rows."""
-        decoder = self._decoder(tuple(columns))
+        decoder = self._records.decoder(columns)
         encoded = is_utf8(lines)
         said = "a line must be UTF-8, got other bytes"
         refused = [
-            Refused(int(lines.numbers[row]), Reason.MALFORMED, said, lines[row])
+            Refused(int(lines.numbers[row]), Reason.NOT_UTF8, said, lines[row])
             for row in np.flatnonzero(~encoded).tolist()
         ]
         lines = lines if encoded.all() else lines.some(encoded)
@@ -67,7 +60,7 @@ class JsonlFile(LineRows):
             records, problems, lines = self._one_by_one(decoder, lines, columns, suspects)
             refused += problems
         arrays = [
-            self._array(name, list(map(attrgetter(f"f{index}"), records)))
+            self._records.array(name, list(map(attrgetter(f"f{index}"), records)))
             for index, name in enumerate(columns)
         ]
         table = pa.table(dict(zip(columns, arrays, strict=True)))
@@ -84,65 +77,19 @@ class JsonlFile(LineRows):
         kept = np.ones(len(lines), np.bool_)
         for row in range(len(lines)):
             line = lines[row]
-            problem = _doubled_key(line) if suspects[row] else None
-            if problem is None:
+            twice = doubled_key(line) if suspects[row] else None
+            if twice is None:
                 try:
                     records.append(decoder.decode(line))
                     continue
                 except (*NOT_JSON, RecursionError) as error:
-                    malformed = (Reason.MALFORMED, f"a line must be a JSON object, got: {error}")
-                    problem = self._problem(line, columns) or malformed
+                    problem = self._records.problem(line, columns) or self._records.malformed(error)
+            else:
+                must = "a key must stand once in an object"
+                problem = (Reason.DUPLICATE_KEY, f"{must}, got {show(twice)} twice")
             kept[row] = False
             refused.append(Refused(int(lines.numbers[row]), *problem, line))
         return records, refused, lines.some(kept)
-
-    def _problem(self, line: bytes, columns: Sequence[str]) -> tuple[Reason, str] | None:
-        """What is wrong with a line that could not be decoded."""
-        try:
-            record = json.loads(line, parse_constant=_no_json)
-        except _NotFiniteError as error:
-            return Reason.NOT_FINITE, f"a number must be finite, got {error}"
-        except (ValueError, RecursionError) as error:
-            return Reason.MALFORMED, f"a line must be a JSON object, got: {error}"
-        if not isinstance(record, dict):
-            return Reason.MALFORMED, f"a line must be a JSON object, got {show(record)}"
-        for name in columns:
-            value, kind = record.get(name), self._kinds.get(name, "id")
-            if not _fits(value, kind):
-                must = KINDS[kind] if name in self._kinds else "a text or whole number"
-                return Reason.WRONG_TYPE, f"`{name}` must be {must}, got {show(value)}"
-            if kind != "id" and not _finite(value):
-                return Reason.NOT_FINITE, f"`{name}` must be finite, got {show(value)}"
-        return None
-
-    def _decoder(self, columns: tuple[str, ...]) -> msgspec.json.Decoder[Any]:
-        if columns not in self._decoders:
-            record = msgspec.defstruct(
-                "Record",
-                [
-                    (f"f{index}", TYPES[self._kinds.get(name, "id")], None)
-                    for index, name in enumerate(columns)
-                ],
-                rename={f"f{index}": name for index, name in enumerate(columns)},
-                gc=False,
-            )
-            self._decoders[columns] = msgspec.json.Decoder(record)
-        return self._decoders[columns]
-
-    def _array(self, name: str, values: list[Any]) -> pa.Array:
-        kind = self._kinds.get(name, "id")
-        if kind == "number":
-            return pa.array(values, pa.float64())
-        if kind == "samples":
-            return pa.array(values, pa.large_list(pa.float64()))
-        for type_ in (pa.large_string(), pa.int64()):
-            try:
-                return pa.array(values, type_)
-            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-                continue
-        # Numbers among texts: a text that spells a whole number is that number to the decoder.
-        texts = [None if value is None else str(value) for value in values]
-        return pa.array(texts, pa.large_string())
 
     def _peek(self) -> tuple[str, ...]:
         """The keys of the first objects."""
@@ -156,55 +103,6 @@ class JsonlFile(LineRows):
             if isinstance(record, dict):
                 found |= dict.fromkeys(record)
         return tuple(found)
-
-
-class _NotFiniteError(ValueError):
-    """A number that JSON does not have."""
-
-
-class _DoubledKeyError(ValueError):
-    """A key that an object has twice."""
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise _NotFiniteError(constant)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DoubledKeyError(next(name for name in names if names.count(name) > 1))
-    return record
-
-
-def _doubled_key(line: bytes) -> tuple[Reason, str] | None:
-    try:
-        json.loads(line, object_pairs_hook=_distinct)
-    except _DoubledKeyError as error:
-        return Reason.MALFORMED, f"a key must stand once in an object, got {show(str(error))} twice"
-    except (ValueError, RecursionError):
-        return None  # the decoder says so better
-    return None
-
-
-def _finite(value: Any) -> bool:
-    try:
-        return bool(np.isfinite(np.array(0.0 if value is None else value, np.float64)).all())
-    except OverflowError:
-        return False
-
-
-def _fits(value: Any, kind: str) -> bool:
-    """Whether a value is of a kind."""
-    if value is None:
-        return True
-    if kind == "samples":
-        return isinstance(value, list) and all(
-            item is not None and _fits(item, "number") for item in value
-        )
-    types = (int, float) if kind == "number" else (int, str)
-    return isinstance(value, types) and not isinstance(value, bool)
 
 
 def _suspects(lines: Lines) -> npt.NDArray[np.bool_]:

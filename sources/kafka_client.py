@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any
@@ -347,5 +347,5 @@ def murmur2(data: bytes) -> int:
     return (mixed ^ (mixed >> 15)) & 0x7FFFFFFF
 
 
-PARTITIONERS = {"murmur2": murmur2, "crc32": crc32}
+PARTITIONERS: dict[str, Callable[[bytes], int]] = {"murmur2": murmur2, "crc32": crc32}
 """Hashes of keys; the partition is the remainder by the number of partitions."""

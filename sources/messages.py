@@ -19,11 +19,14 @@ class Read:
         dead: those that could not be used.
         late: those that arrived too late, where the source takes them out; an engine that is given
             late rows refuses them itself.
+        came_in: how many rows were read, in sources that count them: those of the batch, the dead
+            and the late.
     """
 
     batch: Batch
     dead: DeadLetters
     late: DeadLetters = field(default_factory=lambda: DeadLetters("", ""))
+    came_in: int = 0
 
 
 @dataclass(frozen=True, slots=True)
