@@ -67,15 +67,13 @@ class Verdict:
 def liveness(observed: Observed, limits: Limits) -> Verdict:
     """Whether the process makes progress, or can't for reasons that a restart would not mend."""
     now_s = observed.now_s()
-    told = [each for each in _dependencies(observed) if each.trouble is not None]
-    # One that has given up trying is no excuse.
-    retried = [each for each in told if now_s - each.attempted_s <= limits.bound_s]
-    bound_s = limits.bound_s if observed.progress_s is not None else limits.startup_s
+    begun = observed.progress_s is not None
+    bound_s = limits.bound_s if begun else limits.startup_s
     last_s = observed.started_s if observed.progress_s is None else observed.progress_s
-    # After an outage the next epoch has the whole time again.
-    last_s = max([last_s, *(each.mended_s for each in _dependencies(observed))])
+    # Who says that it waits, or tries again, does not hang; and has the whole time afterwards.
+    last_s = max([last_s, *(each.heard_s for each in _dependencies(observed))])
     reasons = []
-    if now_s - last_s > bound_s and not retried:
+    if now_s - last_s > bound_s:
         reasons.append(
             f"no epoch has ended for {now_s - last_s:.0f} s, at most {bound_s:.0f} s are normal: "
             "a worker of this process or of another one of its cluster hangs"
@@ -84,7 +82,7 @@ def liveness(observed: Observed, limits: Limits) -> Verdict:
         **_who(observed),
         "epochs": observed.epochs,
         "epoch_age_s": _age(now_s, observed.progress_s),
-        "waiting_for": {each.name: _told(each, now_s) for each in told},
+        "waiting_for": troubles(observed),
     }
     return Verdict(tuple(reasons), facts)
 
@@ -96,9 +94,7 @@ def readiness(observed: Observed, limits: Limits) -> Verdict:
         reasons.append("recovering its state")
     if observed.draining:
         reasons.append("draining, because it was asked to stop")
-    for each in _dependencies(observed):
-        if each.trouble is not None:
-            reasons.append(f"{each.name} can't be used: {each.trouble}")
+    reasons += [f"{name} can't be used: {words}" for name, words in troubles(observed).items()]
     lag_s, behind = lag(observed)
     if math.isinf(lag_s):
         reasons.append(f"nothing of {behind} has been read yet")
@@ -127,16 +123,14 @@ def lag(observed: Observed) -> tuple[float, str]:
     return greatest_s, behind
 
 
+def troubles(observed: Observed) -> dict[str, str]:
+    """What is wrong with what the process needs, in words, by name."""
+    told = {each.name: each.trouble for each in _dependencies(observed)}
+    return {name: words for name, words in told.items() if words is not None}
+
+
 def _dependencies(observed: Observed) -> tuple[Dependency, ...]:
     return tuple(observed.dependencies.values())
-
-
-def _told(dependency: Dependency, now_s: float) -> dict[str, Any]:
-    return {
-        "trouble": dependency.trouble,
-        "for_s": round(now_s - dependency.since_s, 1),
-        "failures": dependency.failures,
-    }
 
 
 def _who(observed: Observed) -> dict[str, Any]:

@@ -32,10 +32,12 @@ from operators.kernels import BITS_VERSION
 
 NS_PER_S = 1e9
 SINK_COUNTS = {
-    "records": "Messages or rows that a sink has written.",
+    "records": "Messages or rows that a sink was given and has not left out.",
     "transactions": "Transactions that a sink has committed.",
     "retries": "Attempts of a sink that failed and were made again.",
     "suppressed": "Vectors and letters that a sink left out, because they were committed before.",
+    "commit_seconds": "Time that a sink has spent in commits.",
+    "wait_seconds": "Time that the flow has waited for room in a sink.",
 }
 """What is told of every sink that counts it."""
 
@@ -218,11 +220,9 @@ class Metrics(Collector):
 
     def _sinks(self) -> Iterator[Metric]:
         totals: dict[str, dict[tuple[str, ...], float]] = {name: {} for name in SINK_COUNTS}
-        for part in tuple(self._observed.sinks):
-            for name, count in dict(part.counts).items():
-                if name in totals:
-                    of = totals[name]
-                    of[part.sink,] = of.get((part.sink,), 0.0) + count
+        for sink, counts in tuple(self._observed.sinks):
+            for name, count in counts().items():
+                totals[name][sink,] = totals[name].get((sink,), 0.0) + count
         for name, words in SINK_COUNTS.items():
             yield counters(f"riffle_sink_{name}", words, ["sink"], totals[name])
 
@@ -251,9 +251,12 @@ class Metrics(Collector):
         family = HistogramMetricFamily(
             "riffle_snapshot_duration_seconds", "Time to write an engine down.", labels=["set"]
         )
+        for watched in tuple(self._observed.engines):
+            key = (watched.engine.set.name,)
+            sizes[key] = sizes.get(key, 0.0) + watched.snapshot_size
         for name, facts in tuple(self._observed.snapshots.items()):
-            sizes[name,] = sum(dict(facts.sizes).values())
-            ages[name,] = now_s - facts.taken_s
+            if facts.taken_s is not None:
+                ages[name,] = now_s - facts.taken_s
             histogram(family, [name], facts.durations)
         words = "Size of the newest snapshots of a set's engines together."
         yield gauges("riffle_snapshot_size_bytes", words, ["set"], sizes)

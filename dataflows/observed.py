@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +16,11 @@ from dataflows.counters import Durations, VectorCounts
 from operators.account import Fate
 from operators.batch import NO_CLOCK_NS
 from operators.engine import Engine
+
+BEAT_S = 5.0
+"""Who waits for something says so more often than this."""
+PATIENCE_S = 15.0
+"""Waiting for so long, without the end of an epoch, is trouble; commits take milliseconds."""
 
 
 class SourcePart(Protocol):
@@ -55,62 +59,80 @@ class SourcePart(Protocol):
         """Dead letters by reason."""
 
 
-class SinkPart(Protocol):
-    """A part of a sink."""
-
-    @property
-    def sink(self) -> str:
-        """What the sink is called: ``market``, ``market.provisional``, ``letters``."""
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Any of ``records``, ``transactions``, ``retries``, ``suppressed``, and others alike."""
-
-
 class Dependency:
-    """Something outside that the process needs; the parts that use it say how it goes.
+    """Something outside that the process needs, as those that use it tell of it.
+
+    Args:
+        name: what messages call it.
+        now_s: a clock that never goes back.
+        probe: gives in words what is wrong with it, None while nothing is; must not wait.
 
     Attributes:
-        name: what messages call it.
-        trouble: in words, what is wrong; None while nothing is.
         failures: how many attempts failed.
+        heard_s: when somebody last told of it, or waited for it, and so was not hanging.
     """
 
-    def __init__(self, name: str, now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        now_s: Callable[[], float],
+        probe: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.name = name
-        self.trouble: str | None = None
         self.failures = 0
-        self.since_s = -math.inf
-        self.attempted_s = -math.inf
-        self.mended_s = -math.inf
+        self.heard_s = -math.inf
         self._now_s = now_s
+        self._probe = probe
+        self._reported: str | None = None
+        self._since_s = -math.inf
+        self._waiting_since_s = -math.inf
+        self._beat_s = -math.inf
 
     def report(self, trouble: str | None) -> None:
         """Says that an attempt failed, and why; or, by None, that one succeeded."""
-        if trouble is None:
-            if self.trouble is not None:
-                self.mended_s = self._now_s()
-                self.trouble = None
-            return
-        self.attempted_s = self._now_s()
-        self.since_s = self.attempted_s if self.trouble is None else self.since_s
-        self.failures += 1
-        self.trouble = trouble
+        if trouble is None and self._reported is None:
+            return  # nothing is waited for, so this is no excuse either
+        self.heard_s = self._now_s()
+        if trouble is not None:
+            self.failures += 1
+            if self._reported is None:
+                self._since_s = self.heard_s
+        self._reported = trouble
+
+    def beat(self) -> None:
+        """Says that the flow waits for it, and is not hanging; is called again and again."""
+        now_s = self._now_s()
+        if now_s - self._beat_s > BEAT_S:
+            self._waiting_since_s = now_s
+        self._beat_s = self.heard_s = now_s
+
+    def progressed(self) -> None:
+        """Says that an epoch ended, so that whatever was waited for has come."""
+        self._waiting_since_s = self._beat_s
+
+    @property
+    def trouble(self) -> str | None:
+        """In words, what is wrong with it; None while nothing is."""
+        if self._reported is not None:
+            return f"{self._reported} (for {self._now_s() - self._since_s:.0f} s)"
+        found = self._probe()
+        waited_s = self._beat_s - self._waiting_since_s
+        if found is None and self._now_s() - self._beat_s <= BEAT_S and waited_s >= PATIENCE_S:
+            return f"the flow waits for it, for {waited_s:.0f} s"
+        return found
 
 
-@dataclass
 class SnapshotFacts:
-    """The newest snapshots of a set's lanes.
+    """The snapshots of a set's engines.
 
     Attributes:
-        taken_s: when the newest was taken, on the process's own clock.
-        sizes: bytes of each lane's.
+        taken_s: when the newest was taken.
         durations: of taking one.
     """
 
-    taken_s: float = -math.inf
-    sizes: dict[str, int] = field(default_factory=dict)
-    durations: Durations = field(default_factory=Durations)
+    def __init__(self) -> None:
+        self.taken_s: float | None = None
+        self.durations = Durations()
 
 
 class WatchedEngine:
@@ -122,18 +144,40 @@ class WatchedEngine:
 
     Args:
         engine: a fresh or a restored one.
+        compute: durations of its calls.
+        snapshots: those of its set.
+        now_s: a clock that never goes back.
+
+    Attributes:
+        snapshot_size: bytes of its newest snapshot.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        compute: Durations,
+        snapshots: SnapshotFacts,
+        now_s: Callable[[], float],
+    ) -> None:
         self.engine = engine
-        self.before = engine.account.counts.copy()
+        self.snapshot_size = 0
+        self._before = engine.account.counts.copy()
+        self._snapshots = snapshots
+        self._now_s = now_s
+        self.computed = compute.add
+
+    def written_down(self, seconds: float, size: int) -> None:
+        """Says that a snapshot was taken."""
+        self.snapshot_size = size
+        self._snapshots.durations.add(seconds)
+        self._snapshots.taken_s = self._now_s()
 
     def rows(self) -> Iterator[tuple[str, Fate, int]]:
         """Rows of each stream by fate, since it came into view."""
         account = self.engine.account
         # A partition that was added since has no row of before.
         fresh = account.counts.copy()
-        fresh[: len(self.before)] -= self.before
+        fresh[: len(self._before)] -= self._before
         for (stream, _), i in account.number.items():
             for fate in Fate:
                 yield stream, fate, int(fresh[i, fate])
@@ -235,7 +279,7 @@ class Observed:
         self.epoch_durations = Durations()
         self.parts: list[WatchedPart] = []
         self.engines: list[WatchedEngine] = []
-        self.sinks: list[SinkPart] = []
+        self.sinks: list[tuple[str, Callable[[], Mapping[str, float]]]] = []
         self.dependencies: dict[str, Dependency] = {}
         self.vector_counts: dict[str, VectorCounts] = {}
         self.snapshots: dict[str, SnapshotFacts] = {}
@@ -249,17 +293,36 @@ class Observed:
         """Shows a part of a source; its state must have been restored."""
         self.parts.append(WatchedPart(part))
 
-    def watch_engine(self, engine: Engine) -> None:
-        """Shows an engine; its state must have been restored."""
-        self.engines.append(WatchedEngine(engine))
+    def watch_engine(self, engine: Engine) -> WatchedEngine:
+        """Shows an engine; its state must have been restored.
 
-    def watch_sink(self, part: SinkPart) -> None:
-        """Shows a part of a sink."""
-        self.sinks.append(part)
+        Returns:
+            What is to be told of its calls and its snapshots.
+        """
+        facts = self.snapshots.setdefault(engine.set.name, SnapshotFacts())
+        watched = WatchedEngine(
+            engine, self.durations("compute", engine.set.name), facts, self.now_s
+        )
+        self.engines.append(watched)
+        return watched
 
-    def dependency(self, name: str) -> Dependency:
-        """Something outside that the process needs, by name; the same one for the same name."""
-        return self.dependencies.setdefault(name, Dependency(name, self.now_s))
+    def watch_sink(self, sink: str, counts: Callable[[], Mapping[str, float]]) -> None:
+        """Shows a part of a sink.
+
+        Args:
+            sink: what it is called, such as ``market`` or ``letters``.
+            counts: gives what the part has done: any of :data:`dataflows.metrics.SINK_COUNTS`.
+        """
+        self.sinks.append((sink, counts))
+
+    def dependency(self, name: str, probe: Callable[[], str | None] = lambda: None) -> Dependency:
+        """Something outside that the process needs; the same one for the same name.
+
+        Args:
+            name: what messages call it.
+            probe: gives in words what is wrong with it, None while nothing is; must not wait.
+        """
+        return self.dependencies.setdefault(name, Dependency(name, self.now_s, probe))
 
     def vectors(self, feature_set: str, flags: tuple[str, ...]) -> VectorCounts:
         """The counters of a set's vectors."""
@@ -300,10 +363,5 @@ class Observed:
         if not self._asked:
             self._epoch_began_s = self.progress_s
         self._asked.add(part)
-
-    def snapshot_taken(self, feature_set: str, lane: str, size: int, seconds: float) -> None:
-        """Says that an engine was written down."""
-        facts = self.snapshots.setdefault(feature_set, SnapshotFacts())
-        facts.sizes[lane] = size
-        facts.durations.add(seconds)
-        facts.taken_s = self.now_s()
+        for dependency in tuple(self.dependencies.values()):
+            dependency.progressed()

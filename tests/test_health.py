@@ -129,11 +129,11 @@ def test_an_outage_that_is_retried_is_told_and_no_reason_to_restart(observed, cl
         kafka.report("no broker answers")
     response, body = ask(port, "/health")
     assert response.status == 200
-    waiting = json.loads(body)["waiting_for"]["kafka"]
-    assert waiting == {"trouble": "no broker answers", "for_s": 590.0, "failures": 60}
+    assert json.loads(body)["waiting_for"] == {"kafka": "no broker answers (for 590 s)"}
+    assert kafka.failures == 60
     response, body = ask(port, "/ready")
     assert response.status == 503
-    assert json.loads(body)["reasons"] == ["kafka can't be used: no broker answers"]
+    assert json.loads(body)["reasons"] == ["kafka can't be used: no broker answers (for 590 s)"]
 
 
 def test_after_an_outage_the_next_epoch_has_the_whole_time_again(observed, clock):
@@ -153,7 +153,50 @@ def test_one_that_has_stopped_trying_is_not_excused(observed, clock):
     clock.s += 51
     verdict = liveness(observed, LIMITS)
     assert not verdict.well
-    assert verdict.facts["waiting_for"]["kafka"]["trouble"] == "no broker answers"
+    assert verdict.facts["waiting_for"] == {"kafka": "no broker answers (for 51 s)"}
+
+
+def test_a_flow_that_says_that_it_waits_is_live_and_after_a_while_not_ready(observed, clock):
+    observed.part_snapshot("bars/0")
+    kafka = observed.dependency("kafka")
+    for _ in range(150):
+        clock.s += 0.1
+        kafka.beat()
+    assert readiness(observed, LIMITS).well
+    for _ in range(1000):
+        clock.s += 0.1
+        kafka.beat()
+    assert liveness(observed, LIMITS).well
+    words = ("kafka can't be used: the flow waits for it, for 115 s",)
+    assert readiness(observed, LIMITS).reasons == words
+    observed.part_snapshot("bars/0")
+    assert readiness(observed, LIMITS).well
+    # One that waits often, and gets what it waits for, is in no trouble.
+    for i in range(1000):
+        clock.s += 0.1
+        kafka.beat()
+        if i % 50 == 0:
+            observed.part_snapshot("bars/0")
+    assert readiness(observed, LIMITS).well
+    clock.s += 51
+    assert not liveness(observed, LIMITS).well
+
+
+def test_what_can_be_asked_how_it_is_is_asked(observed):
+    observed.recovered()
+    trouble: str | None = None
+    observed.dependency("kafka", lambda: trouble)
+    assert readiness(observed, LIMITS).well
+    trouble = "the broker's clock stands still"
+    words = ("kafka can't be used: the broker's clock stands still",)
+    assert readiness(observed, LIMITS).reasons == words
+
+
+def test_that_all_is_well_with_what_it_needs_excuses_no_hang(observed, clock):
+    observed.part_snapshot("bars/0")
+    clock.s += 51
+    observed.dependency("kafka").report(None)
+    assert not liveness(observed, LIMITS).well
 
 
 # -- readiness -----------------------------------------------------------------------------------
@@ -328,6 +371,7 @@ def test_a_process_in_a_long_native_call_answers_and_a_stopped_one_does_not(tmp_
         for _ in range(5):
             assert ask(port, "/health")[0].status == 200
         process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         # The kernel still takes the connection, but nobody answers: a probe runs into its timeout.
         probe = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
         probe.request("GET", "/health")

@@ -49,16 +49,6 @@ class Part:
     dead: dict[str, int] = field(default_factory=lambda: {"malformed": 7})
 
 
-@dataclass
-class Sink:
-    """A part of a sink, as the flow has it."""
-
-    sink: str = "market"
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"records": 5, "transactions": 2, "retries": 1, "suppressed": 4}
-    )
-
-
 def bars(minutes: range, *, late: int = 0) -> Batch:
     """A bar a minute of two instruments; the first ones of the second come late."""
     rows = len(minutes)
@@ -126,21 +116,24 @@ def values(observed: Observed, name: str) -> dict[tuple[tuple[str, str], ...], f
 def full() -> Observed:
     """Something of everything, counted after it came into view."""
     observed = seen()
-    part, sink, engine = Part(), Sink(), Engine(compile_plan(market), PARTITIONS)
+    part, engine = Part(), Engine(compile_plan(market), PARTITIONS)
     blank = Part(counts={}, dead={})
     observed.watch_part(blank)
     blank.counts, blank.dead = part.counts, part.dead
-    observed.watch_sink(sink)
-    observed.watch_sink(Sink(counts={"records": 6}))
-    observed.watch_engine(engine)
+    done = {"records": 5, "transactions": 2, "retries": 1, "suppressed": 4, "commit_seconds": 0.5}
+    observed.watch_sink("market", lambda: done)
+    observed.watch_sink("market", lambda: {"records": 6})
+    meter = observed.watch_engine(engine)
+    other = observed.watch_engine(Engine(compile_plan(market), PARTITIONS))
     output = run(engine, range(1, 13), late=2)
     assert output.vectors is not None
     observed.vectors("market", FLAGS).add(output.vectors)
-    observed.durations("compute", "market").add(0.002)
+    meter.computed(0.002)
     observed.durations("sink", "market").add(0.2)
     observed.durations("decode", "bars").add(40.0)
-    observed.snapshot_taken("market", "00", 1000, 0.01)
-    observed.snapshot_taken("market", "01", 500, 0.02)
+    meter.written_down(0.01, 700)
+    meter.written_down(0.01, 1000)
+    other.written_down(0.02, 500)
     observed.part_snapshot("bars/3")
     observed.part_snapshot("bars/3")
     observed.dependency("kafka").report("no broker answers")
@@ -232,12 +225,13 @@ def test_parts_of_one_sink_are_added_up(full):
     assert sample(full, "riffle_sink_transactions_total", sink="market") == 2
     assert sample(full, "riffle_sink_retries_total", sink="market") == 1
     assert sample(full, "riffle_sink_suppressed_total", sink="market") == 4
+    assert sample(full, "riffle_sink_commit_seconds_total", sink="market") == 0.5
 
 
 def test_snapshots_epochs_and_dependencies_are_told(full):
     assert sample(full, "riffle_snapshot_size_bytes", set="market") == 1500
     assert sample(full, "riffle_snapshot_age_seconds", set="market") == 0
-    assert sample(full, "riffle_snapshot_duration_seconds_count", set="market") == 2
+    assert sample(full, "riffle_snapshot_duration_seconds_count", set="market") == 3
     assert sample(full, "riffle_epochs_total") == 1
     assert sample(full, "riffle_live") == 1
     assert sample(full, "riffle_ready") == 0
