@@ -14,12 +14,13 @@ KERNELS := $(shell find operators/kernels -name '*.py' 2>/dev/null)
 DEMO_PACKAGES := mlfinpy==0.1.2 gym-anytrading==2.0.0 bokeh-sampledata==2026.1 obspy==1.5.1
 UV ?= uv
 ARGS ?=
+KILLS ?= 200
 
-.PHONY: parity help setup demo test lint fmt bench lock clean
+.PHONY: parity help setup demo test test-chaos lint fmt bench lock services services-stop clean
 
 help: ## Print this text
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
-	@echo '  ARGS="..." is passed on by demo, test and bench; PYTHON=... names the interpreter.'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@echo '  ARGS="..." is passed on by demo, test, bench and services; PYTHON=... names the interpreter.'
 
 setup: $(VENV)/.kernels ## Make .venv from the locks and compile the kernels (about a minute, once)
 	@:
@@ -29,6 +30,9 @@ demo: setup ## Run real data end to end and write the report
 
 test: setup ## Run every test and doctest, e.g. ARGS="-k parity"
 	@$(BIN)/python -m pytest -q -n auto $(ARGS)
+
+test-chaos: setup ## Kill the live flow 200 times on a real Kafka, and prove that nothing shows
+	@RIFFLE_CHAOS_KILLS=$(KILLS) $(BIN)/python -m pytest -q -n 0 tests/chaos $(ARGS)
 
 lint: setup ## Check style, format and types
 	@$(BIN)/ruff check --quiet .
@@ -55,8 +59,15 @@ lock: ## Write the lock files again (needs uv)
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command 'make lock' - -o demo-requirements.lock
 
-clean: ## Remove .venv, caches and what the demo wrote
-	@rm -rf $(VENV) build dist *.egg-info out .hypothesis .mypy_cache .pytest_cache .ruff_cache
+# Names of services are arguments: make services ARGS="kafka redis".
+services: setup ## Start Kafka, PostgreSQL, TimescaleDB and Redis, and let them run
+	@$(BIN)/python -m tests.services start $(ARGS)
+
+services-stop: ## End the services
+	@[ ! -d .services ] || $(or $(wildcard $(BIN)/python),$(PYTHON)) -m tests.services stop
+
+clean: services-stop ## Remove .venv, caches, services and what the demo wrote
+	@rm -rf $(VENV) .services build dist *.egg-info out .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

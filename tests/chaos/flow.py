@@ -143,14 +143,3 @@ class Unit:
         """The end of what it printed."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         return "\n".join(lines[-LAST_LINES:])
-
-
-def units_of(
-    settings: LiveSettings, config: Path, folder: Path, processes: int = 0, **more: object
-) -> list[Unit]:
-    """The units of a flow: its shards, or one cluster of so many processes."""
-    count = 1 if processes else settings.shards
-    return [
-        Unit(settings, config, folder / f"unit-{n}.log", n, processes, **more)  # type: ignore[arg-type]
-        for n in range(count)
-    ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -63,39 +64,46 @@ class Input:
             and ``ts_ns``, ``arrival_ts_ns``.
         late: messages with rows that came too late.
         bad: messages that can't be used.
+        count: of all messages.
     """
 
     rows: pl.DataFrame
     late: list[Entry] = field(default_factory=list)
     bad: list[Entry] = field(default_factory=list)
+    count: int = 0
 
 
-def read_input(entries: Sequence[Entry], kind: type[Bar | News], parts: int) -> Input:
+def read_input(chunks: Iterable[Sequence[Entry]], kind: type[Bar | News], partitions: int) -> Input:
     """Takes a topic apart.
 
     Only its feeder says which messages are bad; that the others are late is a matter of their time.
     """
     found = Input(pl.DataFrame())
-    decode = msgspec.json.Decoder(kind).decode
-    good, rows = [], []
-    for entry in entries:
-        if entry.header(BAD) is not None:
-            found.bad.append(entry)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
+    frames = []
+    for chunk in chunks:
+        found.count += len(chunk)
+        good = [entry for entry in chunk if entry.header(BAD) is None]
+        found.bad += [entry for entry in chunk if entry.header(BAD) is not None]
+        if not good:
             continue
-        assert entry.value is not None
-        assert entry.partition == partition_of(entry.key or b"", parts)
-        good.append(entry)
-        rows.append(decode(entry.value))
-    names = kind.__struct_fields__
-    frame = pl.DataFrame({name: [getattr(row, name) for row in rows] for name in names})
-    frame = frame.with_columns(
-        ts_ns=_nanoseconds(frame["ts"]),
-        arrival_ts_ns=pl.Series([entry.timestamp_ms for entry in good], dtype=pl.Int64) * 10**6,
-    ).drop("ts")
-    late = (frame["arrival_ts_ns"] - frame["ts_ns"] > MAX_DELAY_NS).to_numpy()
-    found.late = [entry for entry, is_late in zip(good, late, strict=True) if is_late]
-    found.rows = frame.filter(~late)
+        assert all(e.partition == partition_of(e.key or b"", partitions) for e in good)
+        rows = _rows(good, decoder)
+        late = (rows["arrival_ts_ns"] - rows["ts_ns"] > MAX_DELAY_NS).to_numpy()
+        found.late += [good[index] for index in np.flatnonzero(late)]
+        frames.append(rows.filter(~late))
+    found.rows = pl.concat(frames)
     return found
+
+
+def _rows(good: Sequence[Entry], decoder: msgspec.json.Decoder[Any]) -> pl.DataFrame:
+    rows = [decoder.decode(entry.value or b"") for entry in good]
+    names = decoder.type.__struct_fields__
+    frame = pl.DataFrame({name: [getattr(row, name) for row in rows] for name in names})
+    stamps_ms = pl.Series([entry.timestamp_ms for entry in good], dtype=pl.Int64)
+    return frame.with_columns(
+        ts_ns=_nanoseconds(frame["ts"]), arrival_ts_ns=stamps_ms * 10**6
+    ).drop("ts")
 
 
 def _nanoseconds(times: pl.Series) -> pl.Series:
@@ -240,22 +248,33 @@ class Vector(msgspec.Struct):
 
 
 FLOATS = ("ret_1", "ret_5", "vol_20", "volume_5s", "sentiment_mean_10s", "sentiment_weighted_10s")
+PLAIN = {
+    "instrument_id": pl.String,
+    "timeframe": pl.String,
+    "event_count_10s": pl.Int64,
+    "coverage": pl.Float64,
+    "n_rows": pl.Int64,
+}
 FORMULAS = (*FLOATS, "event_count_10s", "flags", "coverage")
 IN_BITS = (*FORMULAS, "known_at_ns", "n_rows")
 FLAGS = {"MISSING": 1, "INSUFFICIENT": 2, "NO_EVENTS": 4}
 
 
-def read_vectors(entries: Iterable[Entry]) -> pl.DataFrame:
+def read_vectors(chunks: Iterable[Sequence[Entry]]) -> pl.DataFrame:
     """The vectors of output messages, nulls as NaN, in the order in which they stand."""
+    frames = [_vectors(chunk) for chunk in chunks if chunk]
+    return pl.concat(frames) if frames else _vectors([])
+
+
+def _vectors(chunk: Sequence[Entry]) -> pl.DataFrame:
     decode = msgspec.json.Decoder(Vector).decode
     rows = []
-    for entry in entries:
+    for entry in chunk:
         row = decode(entry.value or b"")
         assert row.final
         assert entry.key == row.instrument_id.encode()
         rows.append(row)
-    plain = ("instrument_id", "timeframe", "event_count_10s", "coverage", "n_rows")
-    columns: dict[str, object] = {name: [getattr(row, name) for row in rows] for name in plain}
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in PLAIN}
     for name in FLOATS:
         values = [getattr(row, name) for row in rows]
         columns[name] = np.array([math.nan if v is None else v for v in values], np.float64)
@@ -263,8 +282,7 @@ def read_vectors(entries: Iterable[Entry]) -> pl.DataFrame:
     for name, column in (("ts", "ts_ns"), ("known_at", "known_at_ns")):
         texts = [getattr(row, name).removesuffix("Z") for row in rows]
         columns[column] = np.array(texts, "datetime64[ns]").view(np.int64)
-    schema = {"instrument_id": pl.String, "timeframe": pl.String}
-    return pl.DataFrame(columns, schema_overrides=schema)
+    return pl.DataFrame(columns, schema_overrides=PLAIN | {"flags": pl.Int64})
 
 
 def compare_keys(found: pl.DataFrame, expected: pl.DataFrame) -> list[str]:

@@ -44,8 +44,8 @@ def entry_of(message: Message, offset: int) -> Entry:
 def inputs() -> dict[str, oracle.Input]:
     entries = arrived(5, 30)
     return {
-        "bars": oracle.read_input(entries["bars"], oracle.Bar, SHAPE.partitions),
-        "news": oracle.read_input(entries["news"], oracle.News, SHAPE.partitions),
+        "bars": oracle.read_input([entries["bars"]], oracle.Bar, SHAPE.partitions),
+        "news": oracle.read_input([entries["news"]], oracle.News, SHAPE.partitions),
     }
 
 

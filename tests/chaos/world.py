@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 from dataflows.live_settings import LiveSettings, live_settings
 from dataflows.topics import apply, wanted_topics
 from tests.chaos import log
-from tests.chaos.flow import ROOT, Unit, units_of
+from tests.chaos.flow import ROOT, Unit
 from tests.chaos.messages import Shape
 from tests.chaos.watch import Watch
 
@@ -127,9 +127,37 @@ class World:
         shards = 1 if unit.processes else unit.settings.shards
         return [part for part in every if part % shards == unit.number % shards]
 
-    def make_units(self, shards: int = 1, processes: int = 0, **more: Any) -> list[Unit]:
-        """The units of the flow from now on."""
-        made = units_of(self.settings_of(shards), self.config, self.folder, processes, **more)
+    def make_units(
+        self,
+        shards: int = 1,
+        processes: int = 0,
+        *,
+        module: str = "dataflows.live",
+        environment: Mapping[str, str] | None = None,
+        **given: Any,
+    ) -> list[Unit]:
+        """The units of the flow from now on: shards, or one cluster of so many processes.
+
+        Args:
+            shards: how many.
+            processes: of the cluster; 0 for shards.
+            module: of the flow.
+            environment: variables beyond the flow's own.
+            given: settings beyond those of the file.
+        """
+        settings = self.settings_of(shards, **given)
+        made = [
+            Unit(
+                settings,
+                self.config,
+                self.folder / f"unit-{number}.log",
+                number,
+                processes,
+                module,
+                environment or {},
+            )
+            for number in range(1 if processes else shards)
+        ]
         self.units += made
         return made
 

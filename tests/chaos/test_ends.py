@@ -1,0 +1,119 @@
+"""Ends other than a kill: asked to stop, the same flow twice, a copy of the state, a zombie."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import time
+from urllib.request import urlopen
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dataflows.supervise import REFUSED
+from tests.chaos.account import account_problems
+from tests.chaos.conftest import MEASURED
+from tests.chaos.flow import Unit
+from tests.chaos.kills import Resumes, resumed, together
+from tests.chaos.messages import Shape
+from tests.chaos.proof import prove
+from tests.chaos.watch import now_ms, until
+from tests.chaos.world import World, world
+
+SHAPE = Shape(instruments=400, news_per_s=160)
+REFUSED_S = 15.0
+
+
+def run_until_resumed(made: World, *units: Unit) -> None:
+    """Starts units and waits until what they write is visible."""
+    for unit in units:
+        unit.start()
+    together(*(resumed(made, unit, Resumes()) for unit in units))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+def suppressed(port: int) -> float:
+    """How many vectors and letters a process has left out, because they were committed before."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return sum(
+        sample.value
+        for family in families
+        for sample in family.samples
+        if sample.name == "riffle_sink_suppressed_total"
+    )
+
+
+def test_a_flow_that_is_asked_to_stop_goes_on_without_reading_anything_again(kafka, tmp_path):
+    port = free_port()
+    with world(kafka, tmp_path, shape=SHAPE) as made:
+        (unit,) = made.make_units(environment={"RIFFLE_LISTEN": f"127.0.0.1:{port}"})
+        made.start_feed()
+        for _ in range(3):
+            run_until_resumed(made, unit)
+            unit.live(made.chance.uniform(0.2, 2.5))
+            assert suppressed(port) == 0
+            unit.drain()
+        run_until_resumed(made, unit)
+        unit.live(1.5)
+        unit.kill()
+        run_until_resumed(made, unit)
+        assert suppressed(port) > 0, "a kill must show in this measure, or it measures nothing"
+        must = prove(made)
+        unit.drain()
+        assert account_problems(made, must) == []
+
+
+def test_a_flow_that_is_started_twice_is_refused(kafka, tmp_path):
+    with world(kafka, tmp_path, shape=SHAPE) as made:
+        (first,) = made.make_units()
+        made.start_feed()
+        run_until_resumed(made, first)
+        (second,) = made.make_units()
+        second.log = tmp_path / "second.log"
+        second.start()
+        began_s = time.monotonic()
+        assert second.wait() == [REFUSED]
+        assert time.monotonic() - began_s < REFUSED_S
+        assert "must be free, found another process that uses it" in second.last_lines()
+        first.check_alive()
+        prove(made)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["running", "stopped"])
+def test_a_copy_of_the_state_fences_the_flow_it_was_copied_from(
+    kafka, tmp_path, stopped, record_property
+):
+    with world(kafka, tmp_path, shape=SHAPE) as made:
+        zombie, copy = fork(made, stopped=stopped)
+        if stopped:
+            zombie.signal(signal.SIGCONT)
+        woken_ms = now_ms()
+        until(lambda: None not in zombie.codes, 60, "the zombie must end")
+        took_s = (now_ms() - woken_ms) / 1_000
+        assert zombie.wait() == [REFUSED]
+        assert "another" in zombie.last_lines()
+        copy.live(2)
+        prove(made)
+        record_property(MEASURED, f"the zombie ended {took_s:.1f} s after it was woken")
+
+
+def fork(made: World, *, stopped: bool) -> tuple[Unit, Unit]:
+    """A running flow, and one that goes on from a copy of its state."""
+    (zombie,) = made.make_units()
+    made.start_feed()
+    run_until_resumed(made, zombie)
+    zombie.live(1.5)
+    if stopped:
+        zombie.signal(signal.SIGSTOP)
+    other = made.folder / "copy"
+    shutil.copytree(made.folder / "state", other)
+    (copy,) = made.make_units(recovery=other)
+    copy.log = made.folder / "copy.log"
+    run_until_resumed(made, copy)
+    return zombie, copy
