@@ -16,7 +16,7 @@ UV ?= uv
 ARGS ?=
 KILLS ?= 200
 
-.PHONY: parity help setup demo test test-chaos lint fmt bench lock services services-stop services services-stop clean
+.PHONY: parity help setup demo test test-chaos lint fmt bench lock services services-stop clean
 
 help: ## Print this text
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
