@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from dataflows import health_server
+from dataflows import health_server, probe
 from dataflows.health import Limits, liveness, readiness
 from dataflows.health_server import HealthServer, listen_address
 from dataflows.observed import Observed
@@ -385,3 +385,32 @@ def test_a_process_in_a_long_native_call_answers_and_a_stopped_one_does_not(tmp_
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
+
+
+# -- the probe -----------------------------------------------------------------------------------
+
+
+def test_a_probe_asks_every_process(observed, clock, port, capsys):
+    listen = f"0.0.0.0:{port}"
+    assert probe.main(["--listen", listen]) == 0
+    assert probe.main(["ready", "--listen", listen]) == 1
+    assert capsys.readouterr().err == "process 0: recovering its state\n"
+    observed.recovered()
+    assert probe.main(["ready", "--listen", listen, "--processes", "2"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"process 1: no answer from 127.0.0.1:{port + 1}: ConnectionRefused")
+    clock.s += 301
+    assert probe.main(["--listen", listen]) == 1
+    assert "no epoch has ended for 301 s" in capsys.readouterr().err
+
+
+def test_a_probe_is_quick_because_it_imports_little(port):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RIFFLE_LISTEN": f"127.0.0.1:{port}"}
+    code = (
+        "import sys; from dataflows import probe; code = probe.main(['health'])\n"
+        "print(code, *{'numpy', 'numba', 'pydantic', 'typer'} & set(sys.modules))"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert told.stdout == "0\n"
