@@ -40,6 +40,10 @@ class KafkaInputError(RuntimeError):
     """The cluster cannot give what was asked of it; the message says what to do."""
 
 
+class ClusterSilentError(KafkaInputError):
+    """The cluster does not answer at the moment."""
+
+
 def is_secret(name: str) -> bool:
     """Whether a property's value must never be shown.
 
@@ -241,6 +245,8 @@ def asking_failed(connection: Connection, where: str, error: Exception) -> Kafka
     else:
         found = connection.hide(words(error))
         msg = f"{where}: {connection.bootstrap} must answer, found {found}; check the connection"
+        if held is None or not is_hopeless(held):
+            return ClusterSilentError(msg)
     return KafkaInputError(msg)
 
 

@@ -5,14 +5,23 @@ The group is told where the reading stands, so that lag can be seen; nobody read
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections import deque
 from itertools import groupby
 from threading import RLock
+from time import monotonic
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from operators.dead_letters import Record
 from sources.kafka_client import (
@@ -33,6 +42,8 @@ BUFFER_BYTES = 64 * 2**20
 """Messages that wait for slower partitions, of all partitions together."""
 MESSAGE_BYTES = 400
 """What a message takes in memory beside its value."""
+QUIET_S = 0.0005
+"""How long the consumer is left alone when it had nothing, however many partitions ask."""
 TUNING = {
     # A partition that is opened or resumed waits for the request that is under way.
     "fetch.wait.max.ms": 100,
@@ -85,6 +96,7 @@ class KafkaLog:
         self._uncommitted: dict[TopicPartitionId, int] = {}
         self._failure: KafkaInputError | None = None
         self._troubles: set[str] = set()
+        self._quiet_until_s = 0.0
         # Workers that are threads of one process share it.
         self.lock = RLock()
         self._consumer: Consumer | None = Consumer(
@@ -100,8 +112,14 @@ class KafkaLog:
             )
         )
 
-    def open(self, topic: str, number: int, offset: int) -> LogPartition:
+    def open(self, topic: str, number: int, offset: int, *, appended: bool = False) -> LogPartition:
         """Begins to read a partition at an offset.
+
+        Args:
+            topic: its topic.
+            number: its number.
+            offset: of the first message to read.
+            appended: whether its messages must bear the broker's stamp.
 
         Raises:
             KafkaInputError: when it is open already.
@@ -111,7 +129,7 @@ class KafkaLog:
             if place in self._partitions:
                 msg = f"partition {number} of topic `{topic}` must be read once, found it open"
                 raise KafkaInputError(msg)
-            partition = LogPartition(self, topic, number, offset)
+            partition = LogPartition(self, topic, number, offset, appended=appended)
             self._partitions[place] = partition
             self._reader.incremental_assign([TopicPartition(topic, number, offset)])
         return partition
@@ -124,7 +142,7 @@ class KafkaLog:
             KafkaInputError: when reading cannot go on.
         """
         with self.lock:
-            messages = self._reader.consume(MOST_AT_ONCE, 0)
+            messages = self._fetched()
             if messages:
                 errors = list(map(Message.error, messages))
                 start = 0
@@ -162,6 +180,22 @@ class KafkaLog:
     def resume(self, partition: LogPartition) -> None:
         """Fetches a partition again whose buffer was full."""
         self._reader.resume([TopicPartition(partition.topic, partition.number)])
+
+    def _fetched(self) -> list[Message]:
+        """What has come; nothing shortly after there was nothing."""
+        if monotonic() < self._quiet_until_s:
+            return []
+        # A collection for each thousand new messages doubles what taking them over costs.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            messages = self._reader.consume(MOST_AT_ONCE, 0)
+        finally:
+            if collects:
+                gc.enable()
+        if not messages:
+            self._quiet_until_s = monotonic() + QUIET_S
+        return messages
 
     @property
     def _reader(self) -> Consumer:
@@ -282,10 +316,13 @@ class LogPartition:
         paused: whether it is not fetched at the moment.
     """
 
-    def __init__(self, log: KafkaLog, topic: str, number: int, offset: int) -> None:
+    def __init__(
+        self, log: KafkaLog, topic: str, number: int, offset: int, *, appended: bool
+    ) -> None:
         self.topic = topic
         self.number = number
         self._log = log
+        self._appended = appended
         self._runs: deque[list[Message]] = deque()
         self.position = self.fetched = offset
         self.held_bytes = 0
@@ -299,7 +336,7 @@ class LogPartition:
             if not self._runs:
                 return None
             taken = self._cut(most)
-            messages = _messages(taken)
+            messages = self._messages(taken)
             self.held_bytes -= _bytes(taken)
             if self.paused and not self._runs:
                 self.paused = False
@@ -348,22 +385,30 @@ class LogPartition:
             taken = taken[:most]
         return taken
 
+    def _messages(self, taken: list[Message]) -> Messages:
+        def record(index: int) -> Record:
+            message = taken[index]
+            headers: Any = message.headers() or ()
+            return Record(message.key(), tuple(headers), message.timestamp()[1])
+
+        count, offsets = len(taken), map(Message.offset, taken)
+        stamps = list(map(Message.timestamp, taken))
+        if self._appended and {kind for kind, _ in stamps} != {TIMESTAMP_LOG_APPEND_TIME}:
+            at = next(m for m in taken if m.timestamp()[0] != TIMESTAMP_LOG_APPEND_TIME).offset()
+            msg = (
+                f"partition {self.number} of topic `{self.topic}` must hold messages that the "
+                f"broker stamped, found one at offset {at} that its producer did; set "
+                "message.timestamp.type=LogAppendTime on the topic and start behind it, or read "
+                'the topic with arrival = "producer"'
+            )
+            raise KafkaInputError(msg)
+        return Messages(
+            list(map(Message.value, taken)),
+            np.fromiter(offsets, np.int64, count),
+            np.fromiter([stamp for _, stamp in stamps], np.int64, count),
+            record,
+        )
+
 
 def _bytes(run: list[Message]) -> int:
     return sum(map(len, run)) + MESSAGE_BYTES * len(run)
-
-
-def _messages(taken: list[Message]) -> Messages:
-    def record(index: int) -> Record:
-        message = taken[index]
-        headers: Any = message.headers() or ()
-        return Record(message.key(), tuple(headers), message.timestamp()[1])
-
-    count, offsets = len(taken), map(Message.offset, taken)
-    _, stamps = zip(*map(Message.timestamp, taken), strict=True)
-    return Messages(
-        list(map(Message.value, taken)),
-        np.fromiter(offsets, np.int64, count),
-        np.fromiter(stamps, np.int64, count),
-        record,
-    )

@@ -48,6 +48,10 @@ class MessageDecoder:
             any row may be in any.
         most_bytes: the largest message that is read.
 
+    Attributes:
+        stream: as given.
+        told_by_broker: whether the broker's stamps tell the arrival of rows.
+
     Raises:
         ValueError: when form, arrival or partitioner are none of these.
     """
@@ -67,7 +71,7 @@ class MessageDecoder:
         _one_of("partitioner", partitioner, (*PARTITIONERS, "none"))
         self.stream = stream
         self._stamped = arrival != "column"
-        self._appended = arrival == "broker"
+        self.told_by_broker = arrival == "broker"
         self._most_bytes = most_bytes
         self._homes = _Homes(partitioner, partitions) if partitioner != "none" else None
         stems = ["start_ts" if stream.start_stamped else "ts"]
@@ -97,7 +101,7 @@ class MessageDecoder:
         values, unread = self._sized(messages.values)
         groups, others = self._form.rows(values)
         unread += others
-        if self._appended and len(messages):
+        if self.told_by_broker and len(messages):
             clock_ns = max(clock_ns, int(messages.timestamps_ms.max()) * 10**6)
         dead: list[Refusal] = []
         parts = []

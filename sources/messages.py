@@ -48,20 +48,28 @@ class Messages:
     def __len__(self) -> int:
         return len(self.values)
 
+    def first(self, count: int) -> Messages | None:
+        """The first of them; None for none."""
+        if count <= 0:
+            return None
+        offsets, stamps = self.offsets[:count], self.timestamps_ms[:count]
+        return Messages(self.values[:count], offsets, stamps, self.record_of)
+
     def record(self, index: int) -> Record:
         """Key, headers and stamp of one message."""
         return self.record_of(index)
 
 
 class MessageReader(Protocol):
-    """A partition of a topic, read from a position on.
+    """A partition of a topic, read from a position on."""
 
-    Attributes:
-        position: the offset of the next message that was not yet taken. Offsets that hold none
-            (control records, compacted ones) are passed over once the reader knows of it.
-    """
+    @property
+    def position(self) -> int:
+        """The offset of the next message that was not yet taken.
 
-    position: int
+        Offsets that hold none (control records, compacted ones) are passed over once the reader
+        knows of it.
+        """
 
     def take(self, most: int) -> Messages | None:
         """At most so many messages from the position on; None when there are none at the moment."""
