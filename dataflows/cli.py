@@ -42,6 +42,18 @@ Config = Annotated[
         "RIFFLE_CONFIG names.",
     ),
 ]
+FlowConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FLOW.toml",
+        help="The flow's settings; by default the file that RIFFLE_CONFIG names.",
+    ),
+]  # fmt: skip
+From = Annotated[
+    str,
+    typer.Option("--from", metavar="TIME", help="RFC 3339, a date, 'now', or '-1h' for 1 h ago."),
+]
+To = Annotated[str, typer.Option("--to", metavar="TIME", help="The time before which to end.")]
 
 
 def _console() -> Console:
@@ -62,11 +74,14 @@ def _in_words() -> Iterator[None]:
     from operators.decode import RefusedInputError
     from sinks.dataset import UnreadableError
     from sinks.shelf import OccupiedError
+    from sinks.vector_messages import UnreadableMessageError
+    from sources.archive import ArchiveError
     from sources.kafka_client import KafkaInputError
 
     refused = (
         RecoveryError, UnknownSetError, SettingsError, UnsplittableError, RefusedInputError,
-        UnreadableError, OccupiedError, TopicsError, KafkaInputError,
+        UnreadableError, OccupiedError, TopicsError, KafkaInputError, ArchiveError,
+        UnreadableMessageError,
     )  # fmt: skip
     try:
         yield
@@ -240,6 +255,78 @@ def rescale(
 
     with _in_words():
         share_out(_console(), live_settings(config), shards)
+
+
+@app.command()
+def archive(
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="Topics to copy.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the archives.")],
+    config: FlowConfig = None,
+) -> None:
+    """Copy topics to Parquet, raw and complete; the same command goes on where it ended.
+
+    Example: [bold]riffle archive bars news --output past --config flow.toml[/bold]
+    """
+    from dataflows.commands.archive import run
+
+    with _in_words():
+        run(_console(), topics, output, config)
+
+
+@app.command()
+def replay(
+    name: SetName,
+    from_: From,
+    to: To,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the dataset to write.")
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option("--topic", help="Or the topic to write to, one of its own.")
+    ] = None,
+    history: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPAN",
+            help="How long before --from to begin to read; by default as long as the set looks "
+            "back, and from the beginning if that is a number of rows.",
+        ),
+    ] = None,
+    config: FlowConfig = None,
+) -> None:
+    """Compute a range of a set's vectors again, from the topics of a live flow.
+
+    Example: [bold]riffle replay market --from 2026-01-01 --to 2026-02-01 --output january
+    --config flow.toml[/bold]
+    """
+    from dataflows.commands.replay import Request, parse_history, parse_span, run
+    from dataflows.live_settings import live_settings
+
+    with _in_words():
+        request = Request(name, parse_span(from_, to), parse_history(history), output, topic)
+        run(_console(), live_settings(config), request)
+
+
+@app.command()
+def verify(
+    name: SetName,
+    from_: From,
+    to: To,
+    config: FlowConfig = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Compute a range again and compare it bit for bit with the output topic; exit 1 if it differs.
+
+    Example: [bold]riffle verify market --from -1h --to -1m --config flow.toml[/bold]
+    """
+    from dataflows.commands.replay import parse_span
+    from dataflows.commands.verify import run
+    from dataflows.live_settings import live_settings
+
+    with _in_words():
+        equal = run(_console(), live_settings(config), name, parse_span(from_, to), as_json=as_json)
+    if not equal:
+        raise typer.Exit(1)
 
 
 @app.command()

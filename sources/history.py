@@ -145,3 +145,41 @@ def archived(roots: Mapping[str, Path], topic_ids: Mapping[str, str]) -> History
         return ArchiveReader(archive, partition, offset)
 
     return history
+
+
+class Continued:
+    """The past of a partition, and then its log from where the past ends.
+
+    Args:
+        past: the archived part, if there is one.
+        position: where to begin.
+        log: opens the log at an offset.
+
+    Attributes:
+        position: see :class:`sources.messages.MessageReader`.
+    """
+
+    def __init__(
+        self, past: MessageReader | None, position: int, log: Callable[[int], MessageReader]
+    ) -> None:
+        self.position = position
+        self._log = log
+        self._past = past
+        # The log is opened when its turn comes: it would be fetched for nothing before.
+        self._reader: MessageReader | None = past
+
+    def take(self, most: int) -> Messages | None:
+        """At most so many messages; None when there are none at the moment."""
+        if self._reader is None:
+            self._reader = self._log(self.position)
+        messages = self._reader.take(most)
+        self.position = self._reader.position
+        if messages is None and self._reader is self._past:
+            self._reader.close()
+            self._past = self._reader = None
+        return messages
+
+    def close(self) -> None:
+        """Lets go of whatever is open."""
+        if self._reader is not None:
+            self._reader.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
 
 from operators.dead_letters import Record
 from sources import archiving
@@ -21,31 +19,14 @@ from sources.archive import LOCK, Archive, ArchiveError
 from sources.archiving import archive_topics
 from sources.history import ArchiveReader, archived
 from sources.kafka_client import Connection, KafkaInputError
+from tests.services.kafka import Topics
 
 SMALL: dict[str, Any] = {"group_bytes": 2_000, "file_bytes": 6_000}
-Topics = Callable[..., str]
-
-
-@pytest.fixture(scope="session")
-def kafka() -> str:
-    return Path("/tmp/riffle_kafka").read_text().strip()
 
 
 @pytest.fixture
-def topic_of(kafka) -> Iterator[Topics]:
-    made = []
-
-    client = AdminClient({"bootstrap.servers": kafka})
-
-    def topic(partitions: int = 1, append_time: bool = False) -> str:
-        config = {"message.timestamp.type": "LogAppendTime"} if append_time else {}
-        made.append(f"archive-{uuid.uuid4().hex[:12]}")
-        client.create_topics([NewTopic(made[-1], partitions, 1, config=config)])[made[-1]].result()
-        return made[-1]
-
-    yield topic
-    for done in client.delete_topics(made).values() if made else ():
-        done.result()
+def topic_of(topic: Topics) -> Topics:
+    return topic
 
 
 def send(

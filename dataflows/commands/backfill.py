@@ -21,16 +21,18 @@ from operators.account import Fate
 
 
 class Bar:
-    """A bar of rows, with rows per second.
+    """A bar of rows or messages, with how many there are per second.
 
     Args:
         progress: draws it.
         task: its number there.
+        unit: what is counted.
     """
 
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+    def __init__(self, progress: Progress, task: TaskID, unit: str = "rows") -> None:
         self._progress = progress
         self._task = task
+        self._unit = unit
         self._before: int | None = None
 
     def show(self, rows: int, total: int) -> None:
@@ -39,19 +41,20 @@ class Bar:
             self._before = rows
         elapsed = self._progress.tasks[self._task].elapsed or 0.0
         rate = (rows - self._before) / elapsed if elapsed > 0 else 0.0
-        shown = f"{rate / 1e6:.2f} M rows/s" if rate >= 1e5 else f"{rate:,.0f} rows/s"
+        number = f"{rate / 1e6:.2f} M" if rate >= 1e5 else f"{rate:,.0f}"
+        shown = f"{number} {self._unit}/s"
         self._progress.update(self._task, completed=rows, total=total, rate=shown)
 
 
 @contextmanager
-def row_bar(console: Console, label: str) -> Iterator[Bar]:
-    """Draws a bar of rows while its block runs; on a terminal only."""
+def row_bar(console: Console, label: str, unit: str = "rows") -> Iterator[Bar]:
+    """Draws a bar of rows, or of what else is counted, while its block runs; on a terminal only."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("rows"),
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
         TextColumn("{task.fields[rate]}"), TimeElapsedColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        yield Bar(progress, progress.add_task(label, total=None, rate=""))
+        yield Bar(progress, progress.add_task(label, total=None, rate=""), unit)
 
 
 def show_account(

@@ -1,0 +1,110 @@
+"""`riffle verify`: what the output topic holds of a range, beside what the topics say it must."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dataflows.commands.backfill import row_bar
+from dataflows.commands.replay import show_limits, spelled
+from dataflows.held_topic import TopicHeld
+from dataflows.live_plan import plan_flow
+from dataflows.live_settings import LiveSettings
+from dataflows.log_inputs import Range
+from dataflows.named_sets import named_set
+from dataflows.recompute import recomputing
+from dataflows.replay import settings_of_set
+from dataflows.settings import SettingsError
+from dataflows.verify import Held, Verified, verify
+from operators.feature_set import FeatureSet
+
+SHOWN = 20
+"""Findings that are printed."""
+
+
+def run(console: Console, settings: LiveSettings, name: str, span: Range, *, as_json: bool) -> bool:
+    """Compares a range with what is held of it, and prints the differences; gives whether none.
+
+    Raises:
+        SettingsError: when the flow does not have the set.
+    """
+    if name not in settings.sets:
+        msg = f"{name}: must be a set of the flow, there are {sorted(settings.sets)}"
+        raise SettingsError(msg)
+    feature_set = named_set(name)
+    plan = plan_flow(settings_of_set(settings, name, feature_set))
+    held: list[Held] = [TopicHeld(plan.connection, settings.sets[name].topic)]
+    quiet = Console(stderr=True) if as_json else console
+    with (
+        row_bar(quiet, "verify", "messages") as bar,
+        recomputing(plan, feature_set, span, None, bar.show) as (computation, inputs),
+    ):
+        results = verify(feature_set, computation, held, span.from_ns, bar.show)
+    until_ns = max(computation.final_until_ns, span.from_ns)
+    if as_json:
+        console.print_json(told(feature_set, Range(span.from_ns, until_ns), results))
+        return all(result.equal for result in results)
+    for result in results:
+        show(console, feature_set, result)
+    show_limits(console, inputs, span, computation.final_until_ns)
+    return all(result.equal for result in results)
+
+
+def told(feature_set: FeatureSet, span: Range, results: Sequence[Verified]) -> str:
+    """The results as JSON."""
+    return msgspec.json.encode(
+        {
+            "feature_set": feature_set.name,
+            "version": feature_set.version,
+            "from": spelled(span.from_ns),
+            "final_until": spelled(span.to_ns),
+            "equal": all(result.equal for result in results),
+            "held": [
+                {
+                    "name": result.held,
+                    "equal": result.equal,
+                    "compared": result.compared,
+                    "same": result.same,
+                    "different": result.different,
+                    "missing": result.missing,
+                    "extra": result.extra,
+                    "twice": result.twice,
+                    "findings": result.findings,
+                }
+                for result in results
+            ],
+        }
+    ).decode()
+
+
+def show(console: Console, feature_set: FeatureSet, result: Verified) -> None:
+    """Prints what a comparison has found."""
+    if result.findings:
+        keys = [feature_set.entity, *([feature_set.series] if feature_set.series else [])]
+        keys += [*feature_set.labels, "ts"]
+        title = f"{feature_set.name} {feature_set.version}: first differences"
+        table = Table("kind", *keys, "column", "computed", result.held, title=title)
+        for each in result.findings[:SHOWN]:
+            cells = [each.kind, *each.vector, each.column, each.computed, each.held]
+            table.add_row(*(Text(cell) for cell in cells))
+        console.print(table)
+    count = len(feature_set.feature_exprs)
+    if result.equal:
+        console.print(
+            f"[green]equal[/green]: {result.compared:,} final vectors of {count} features in "
+            f"{result.held}, bit for bit"
+        )
+        return
+    console.print(
+        f"[red]different[/red]: of {result.compared:,} vectors compared {result.different:,} "
+        f"differ; {result.missing:,} are missing in {result.held}, {result.extra:,} are extra, "
+        f"{result.twice:,} are there more than once"
+    )
+    if result.is_behind:
+        console.print(
+            "all that is missing is later than all that is there: the flow may only be behind"
+        )

@@ -1,0 +1,199 @@
+"""Replays a range of a set's vectors from the topics of a flow into a dataset or another topic."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Protocol
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from dataflows.live_plan import FlowPlan
+from dataflows.live_settings import LiveSettings, SetTable
+from dataflows.manifest import new_job
+from dataflows.settings import SettingsError
+from operators.batch import Vectors
+from operators.feature_set import FeatureSet
+from sinks.parquet import ParquetSink, dataset_folder
+from sinks.shelf import OccupiedError, Owned
+from sinks.vector_messages import Form, VectorMessages
+from sources.kafka_client import Connection, KafkaInputError, topic_facts, words
+
+PART = "00"
+POLL_S = 0.1
+FLUSH_S = 1.0
+
+
+class Target(Protocol):
+    """Where replayed vectors go."""
+
+    def write(self, vectors: Vectors) -> None:
+        """Takes some vectors."""
+
+    def finish(self) -> None:
+        """Makes all of them lasting and visible."""
+
+
+def settings_of_set(settings: LiveSettings, name: str, feature_set: FeatureSet) -> LiveSettings:
+    """The settings of a flow that has one set alone.
+
+    Args:
+        settings: of the whole flow.
+        name: of the set, as on the command line; it need not be one of the flow's.
+        feature_set: the set.
+    """
+    streams = {stream.name for stream in feature_set.streams}
+    return settings.model_copy(
+        update={
+            "sets": {name: settings.sets.get(name, SetTable())},
+            "inputs": {k: table for k, table in settings.inputs.items() if k in streams},
+            "shard": 0,
+            "shards": 1,
+        }
+    )
+
+
+class DatasetTarget:
+    """A Parquet dataset, whose files become visible when all is written.
+
+    Args:
+        feature_set: whose vectors come.
+        output: folder of the dataset.
+        source: what they are made from, for the metadata.
+
+    Raises:
+        OccupiedError: when it holds vectors of the set already.
+    """
+
+    def __init__(self, feature_set: FeatureSet, output: Path, source: dict[str, object]) -> None:
+        folder = dataset_folder(output, feature_set)
+        if next(folder.rglob("*.parquet"), None) is not None:
+            msg = f"{folder}: must be empty, found vectors of another run; choose another --output"
+            raise OccupiedError(msg)
+        owned = Owned(new_job(), (PART,), durable=False)
+        sink = ParquetSink(feature_set, output, owned, source=source)
+        self._part = sink.build_part("replay", PART, None)
+
+    def write(self, vectors: Vectors) -> None:
+        """Takes some vectors."""
+        self._part.write_batch([vectors])
+
+    def finish(self) -> None:
+        """Makes the files visible."""
+        self._part.close()
+
+
+class TopicTarget:
+    """A topic, in which the vectors of a replay that died in the middle stay.
+
+    Args:
+        feature_set: whose vectors come.
+        connection: how to reach the cluster.
+        topic: its name.
+        form: of the messages.
+    """
+
+    def __init__(
+        self, feature_set: FeatureSet, connection: Connection, topic: str, form: Form
+    ) -> None:
+        topic_facts(connection, [topic], stamps=False)
+        self._messages = VectorMessages(feature_set)
+        self._connection = connection
+        self._topic = topic
+        self._form = form
+        self._failure: KafkaError | None = None
+        self._producer = Producer(
+            connection.config(
+                enable_idempotence=True, partitioner="murmur2_random", compression_type="lz4",
+                linger_ms=20,
+            )
+        )  # fmt: skip
+
+    def write(self, vectors: Vectors) -> None:
+        """Takes some vectors.
+
+        Raises:
+            KafkaInputError: when the topic does not take them.
+        """
+        if self._form == "arrow":
+            messages: list[tuple[bytes | None, bytes]] = [
+                (None, value) for value in self._messages.arrow(vectors)
+            ]
+        else:
+            values = self._messages.values(vectors)
+            messages = list(zip(self._messages.keys(vectors), values, strict=True))
+        for key, value in messages:
+            self._produce(key, value)
+        self._producer.poll(0)
+        self._check()
+
+    def _produce(self, key: bytes | None, value: bytes) -> None:
+        while True:
+            try:
+                self._producer.produce(self._topic, value, key, on_delivery=self._delivered)
+            except BufferError:
+                self._producer.poll(POLL_S)
+                self._check()
+            except KafkaException as error:
+                self._refuse(words(error))
+            else:
+                return
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        self._failure = self._failure or error
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            self._refuse(words(self._failure))
+
+    def _refuse(self, found: str) -> None:
+        msg = (
+            f"topic `{self._topic}`: must take all vectors, found {self._connection.hide(found)}; "
+            "what was written before stays there"
+        )
+        raise KafkaInputError(msg)
+
+    def finish(self) -> None:
+        """Waits until all are there.
+
+        Raises:
+            KafkaInputError: when the topic does not take them.
+        """
+        while self._producer.flush(FLUSH_S):
+            self._check()
+        self._check()
+
+
+def target_of(
+    plan: FlowPlan,
+    feature_set: FeatureSet,
+    output: Path | None,
+    topic: str | None,
+    taken: Collection[str | None],
+) -> Target:
+    """Opens what a replay writes to.
+
+    Args:
+        plan: of a flow with this set alone.
+        feature_set: the set.
+        output: the folder of a dataset.
+        topic: or the name of a topic.
+        taken: topics that the flow itself writes to.
+
+    Raises:
+        SettingsError: when it is not one thing, or a topic that the flow itself reads or writes.
+    """
+    if output is not None and topic is None:
+        return DatasetTarget(feature_set, output, {"topics": dict(plan.topics)})
+    if topic is None or output is not None:
+        given = "none" if topic is None else "both"
+        msg = f"riffle replay: must write either to --output DIR or to --topic T, found {given}"
+        raise SettingsError(msg)
+    if topic in {*plan.topics.values(), *taken}:
+        msg = (
+            f"--topic {topic}: must be a topic that the flow neither reads nor writes, found one "
+            "of its own, whose readers would see vectors twice; make another one for the replay"
+        )
+        raise SettingsError(msg)
+    (own,) = plan.settings.sets.values()
+    return TopicTarget(feature_set, plan.connection, topic, own.form)
