@@ -44,6 +44,15 @@ def engine_counts(by_lane: dict[str, bytes]) -> dict[str, Counter[str]]:
     return counts
 
 
+def read_counts(parts: list[dict[str, Any]]) -> Counter[str]:
+    """What became of the messages of a stream, by the source's parts."""
+    counts: Counter[str] = Counter()
+    for part in parts:
+        account = dict(part["account"])
+        counts.update(account | {"offset": part["offset"], "dead": sum(account["dead"].values())})
+    return counts
+
+
 def expected_counts(given: oracle.Input, identity: list[str], changing: str) -> dict[str, int]:
     """What must have become of a stream's rows."""
     rows = given.rows.select(*identity, changing, "arrival_ts_ns")
@@ -72,4 +81,16 @@ def account_problems(world: World, must: Truth) -> list[str]:
         expected = expected_counts(given, *identities[stream])
         if counts[stream] != expected:
             said.append(f"{stream}: engines must say {expected}, found {dict(counts[stream])}")
+        parts = [v for k, v in found[f"{NAME}.read"].items() if k.startswith(f"{stream}/")]
+        read = read_counts(parts)
+        expected = {
+            "offset": given.count,
+            "messages": given.count,
+            "came_in": given.count,
+            "rows": len(given.rows),
+            "late": len(given.late),
+            "dead": len(given.bad),
+        }
+        if read != expected:
+            said.append(f"{stream}: the source must say {expected}, found {dict(read)}")
     return said

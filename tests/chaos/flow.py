@@ -90,12 +90,10 @@ class Unit:
         """Raises where a process has ended.
 
         Raises:
-            FailedFlowError: with what it printed.
+            FailedFlowError: saying how.
         """
         if any(code is not None for code in self.codes) or not self.running:
-            msg = (
-                f"{self.name} ended with {self.codes} though nobody ended it:\n{self.last_lines()}"
-            )
+            msg = f"{self.name} ended with {self.codes} though nobody ended it"
             raise FailedFlowError(msg)
 
     def live(self, seconds: float) -> None:
@@ -129,7 +127,7 @@ class Unit:
             self.signal(signal.SIGTERM, process)
         codes = self.wait()
         if any(codes):
-            msg = f"{self.name} must end with 0 when asked to, got {codes}:\n{self.last_lines()}"
+            msg = f"{self.name} must end with 0 when asked to, got {codes}"
             raise FailedFlowError(msg)
 
     def end(self) -> None:

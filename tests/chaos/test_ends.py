@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import time
+from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -103,9 +104,9 @@ def test_a_copy_of_the_state_fences_the_flow_it_was_copied_from(
         record_property(MEASURED, f"the zombie ended {took_s:.1f} s after it was woken")
 
 
-def fork(made: World, *, stopped: bool) -> tuple[Unit, Unit]:
+def fork(made: World, *, stopped: bool = False, **more: Any) -> tuple[Unit, Unit]:
     """A running flow, and one that goes on from a copy of its state."""
-    (zombie,) = made.make_units()
+    (zombie,) = made.make_units(**more)
     made.start_feed()
     run_until_resumed(made, zombie)
     zombie.live(1.5)
@@ -113,7 +114,7 @@ def fork(made: World, *, stopped: bool) -> tuple[Unit, Unit]:
         zombie.signal(signal.SIGSTOP)
     other = made.folder / "copy"
     shutil.copytree(made.folder / "state", other)
-    (copy,) = made.make_units(recovery=other)
+    (copy,) = made.make_units(recovery=other, **more)
     copy.log = made.folder / "copy.log"
     run_until_resumed(made, copy)
     return zombie, copy

@@ -58,6 +58,8 @@ class World:
     Attributes:
         chance: decides what happens when.
         shape: of what is fed.
+        properties: of all Kafka clients of the flow.
+        transaction: time between two commits.
         prefix: of the names of its topics.
         folder: for settings, state and logs.
     """
@@ -67,6 +69,7 @@ class World:
     folder: Path
     shape: Shape = field(default_factory=Shape)
     properties: dict[str, str] = field(default_factory=dict)
+    transaction: str = "100ms"
     prefix: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}-")
     units: list[Unit] = field(default_factory=list)
 
@@ -100,6 +103,7 @@ class World:
             topic = "{self.news}"
             [sets."{SET}"]
             topic = "{self.vectors}"
+            transaction = "{self.transaction}"
         """
 
     @property

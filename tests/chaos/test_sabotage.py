@@ -1,0 +1,107 @@
+"""Proofs that are worth their name: the real flow passes them, and broken ones do not."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.chaos import sabotage
+from tests.chaos.flow import FailedFlowError
+from tests.chaos.kills import Resumes, SlowResumeError, resumed, together
+from tests.chaos.messages import Shape
+from tests.chaos.proof import NotProvenError, prove
+from tests.chaos.sabotage import BROKEN
+from tests.chaos.test_broker import wait_for_vectors
+from tests.chaos.test_ends import fork
+from tests.chaos.world import World, world
+
+SHAPE = Shape(instruments=200, news_per_s=80)
+TRANSACTION = "3s"
+"""So long that a kill finds one open; the real flow commits at each snapshot."""
+QUIET_S = 8.0
+WAITS = {"message.timeout.ms": "3000"}
+KILLS = 4
+MODULE = "tests.chaos.sabotaged_live"
+WHOLE = ""
+
+
+def kills(made: World, name: str) -> None:
+    """A flow is killed and stays down for a while, several times."""
+    (unit,) = made.make_units(module=MODULE, environment={sabotage.VARIABLE: name})
+    made.start_feed()
+    for _ in range(KILLS):
+        unit.start()
+        together(resumed(made, unit, Resumes()))
+        unit.live(made.chance.uniform(0.5, 2.0))
+        unit.kill()
+        time.sleep(made.chance.uniform(0.5, 2.0))  # rows come in that nobody reads
+    unit.start()
+    together(resumed(made, unit, Resumes()))
+    prove(made, QUIET_S)
+
+
+def copy(made: World, name: str) -> None:
+    """A flow runs, and then another one on a copy of its state as well."""
+    zombie, other = fork(made, module=MODULE, environment={sabotage.VARIABLE: name})
+    other.live(3)
+    zombie.end()
+    other.check_alive()
+    prove(made, QUIET_S)
+
+
+def outage(made: World, name: str, broker) -> None:
+    """The broker stands still for longer than messages wait."""
+    (unit,) = made.make_units(module=MODULE, environment={sabotage.VARIABLE: name})
+    made.start_feed()
+    unit.start()
+    together(resumed(made, unit, Resumes()))
+    unit.live(1.5)
+    broker.pause()
+    unit.live(9)
+    broker.resume()
+    wait_for_vectors(made)
+    prove(made, QUIET_S)
+
+
+def caught(run, made: World, name: str, *more) -> None:
+    """Runs a scenario in which a broken flow must show what is wrong with it."""
+    symptom = BROKEN[name].symptom
+    with pytest.raises((NotProvenError, FailedFlowError, SlowResumeError)) as found:
+        run(made, name, *more)
+    assert re.search(symptom, str(found.value)), f"{symptom!r} in {found.value}"
+
+
+@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("kills")])
+def test_a_broken_flow_is_caught_by_kills(name, kafka, tmp_path):
+    with world(kafka, tmp_path, shape=SHAPE, transaction=TRANSACTION) as made:
+        if name == WHOLE:
+            kills(made, name)
+        else:
+            caught(kills, made, name)
+
+
+@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("copy")])
+def test_a_broken_flow_is_caught_by_a_copy_of_its_state(name, kafka, tmp_path):
+    with world(kafka, tmp_path, shape=SHAPE) as made:
+        if name == WHOLE:
+            copy(made, name)
+        else:
+            caught(copy, made, name)
+
+
+@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("outage")])
+def test_a_broken_flow_is_caught_by_an_outage(name, private_kafka, tmp_path):
+    bootstrap = private_kafka.bootstrap
+    with world(bootstrap, tmp_path, shape=SHAPE, properties=WAITS) as made:
+        if name == WHOLE:
+            outage(made, name, private_kafka)
+        else:
+            caught(outage, made, name, private_kafka)
+
+
+def test_every_broken_flow_says_in_a_sentence_what_is_wrong_with_it():
+    sentences = [each.breaker.__doc__ or "" for each in BROKEN.values()]
+    assert all(sentence.endswith(".") for sentence in sentences)
+    assert len(set(sentences)) == len(sentences) >= 8
