@@ -19,7 +19,7 @@ from tests.services import postgres as postgres_service
 from tests.services.cache import CACHE, CHECKOUT, MissingError
 from tests.services.kafka import KAFKA, admin
 from tests.services.names import unique
-from tests.services.postgres import POSTGRES
+from tests.services.postgres import POSTGRES, make_cluster
 from tests.services.process import Server, ServiceError, becomes, free_port
 from tests.services.redis import REDIS, RedisError, command
 from tests.services.timescale import TIMESCALE
@@ -236,6 +236,15 @@ def test_a_machine_that_cannot_have_a_service_skips_but_never_in_ci(
     monkeypatch.setenv("CI", "true")
     with pytest.raises(MissingError, match=advice), fixtures.or_skipped():
         service.install()
+
+
+@pytest.mark.parametrize(("mode", "message"), [(0o644, "may not run"), (0o755, "initdb .* failed")])
+def test_postgres_says_why_it_can_make_no_data(mode, message, tmp_path):
+    program = tmp_path / "initdb"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(mode)
+    with pytest.raises(MissingError, match=message):
+        make_cluster(program, tmp_path, {}, None)
 
 
 OWNER = """

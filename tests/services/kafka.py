@@ -166,7 +166,7 @@ class Kafka(Service):
         """Whether the coordinators of groups and transactions work.
 
         The first use makes their topics. A consumer that joins its group meanwhile is sent away,
-        and has been seen to try again only after ten seconds.
+        and has been seen to stay away for more than twenty seconds.
         """
         from confluent_kafka import KafkaException, Producer
 

@@ -58,27 +58,7 @@ class Postgres(Service):
         env = {} if root == Path("/") else {"LD_LIBRARY_PATH": debian.libraries(root)}
         if not data.exists():
             data.mkdir()
-            if user is not None:
-                os.chown(data, user.pw_uid, user.pw_gid)
-            made = subprocess.run(
-                [
-                    str(programs / "initdb"),
-                    *("--pgdata", str(data), "--username", "postgres", "--auth", "trust"),
-                    *("--encoding", "UTF8", "--locale", "C.UTF-8"),
-                    *("--no-sync", "--no-instructions"),
-                ],
-                env={**os.environ, **env},
-                cwd=folder,
-                user=None if user is None else user.pw_uid,
-                group=None if user is None else user.pw_gid,
-                extra_groups=None if user is None else [],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if made.returncode:
-                msg = f"no data for {self.title} could be made: {made.stderr.strip()}"
-                raise MissingError(msg)
+            make_cluster(programs / "initdb", data, env, user)
         every = {**SETTINGS, "port": str(port), **settings}
         options = [part for key, value in every.items() for part in ("-c", f"{key}={value}")]
         return Launch([str(programs / "postgres"), "-D", str(data), *options], env, user)
@@ -94,6 +74,35 @@ class Postgres(Service):
     def shell(self, address: str) -> str:
         """The shell of PostgreSQL."""
         return f"psql {address}"
+
+
+def make_cluster(
+    initdb: Path, data: Path, env: Mapping[str, str], user: pwd.struct_passwd | None
+) -> None:
+    """Fill the folder `data` for a server that runs as `user`."""
+    if user is not None:
+        os.chown(data, user.pw_uid, user.pw_gid)
+    argv = [str(initdb), "--pgdata", str(data), "--username", "postgres", "--auth", "trust"]
+    argv += ["--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions"]
+    try:
+        made = subprocess.run(
+            argv,
+            env={**os.environ, **env},
+            cwd="/",
+            user=None if user is None else user.pw_uid,
+            group=None if user is None else user.pw_gid,
+            extra_groups=None if user is None else [],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except PermissionError as error:
+        who = "this user" if user is None else f"the user {user.pw_name}"
+        msg = f"{who} may not run {initdb}; name a folder for all by RIFFLE_SERVICES_CACHE"
+        raise MissingError(msg) from error
+    if made.returncode:
+        msg = f"`{' '.join(argv)}` failed: {made.stderr.strip()[-2000:]}"
+        raise MissingError(msg)
 
 
 def answers(url: str) -> bool:
