@@ -12,11 +12,17 @@ import pytest
 
 from feature_repo.market import market
 from feature_repo.sets import ALL
+from operators.kernels import writable_view
 from tests.golden import rows_of
 from tests.kernel_cache import copy_cache
 from tests.prove_parity import write_parts
 
 FILES = "*.nbc"
+UNUSUAL = """
+import numpy as np
+from operators.kernels.ordering import group_by_run
+group_by_run(np.zeros(3, np.int8), 1)
+"""
 ENGINE_SETS = ("market", "asset", "waveform", "market_from_trades")
 
 
@@ -67,6 +73,17 @@ def test_a_run_after_set_up_compiles_nothing(name: str, warmed: Path, tmp_path: 
     python(warmed, *command(name, tmp_path))
     assert before
     assert compiled(warmed) == before
+
+
+def test_a_cache_that_cannot_be_written_serves_all_the_same(warmed: Path, tmp_path: Path) -> None:
+    """What must be compiled on top stays with the process that needed it."""
+    before = {path: path.stat().st_mtime_ns for path in warmed.rglob("*")}
+    with writable_view(warmed) as view:
+        python(Path(view), *command("market", tmp_path))
+        assert compiled(Path(view)) == compiled(warmed)
+        python(Path(view), "-c", UNUSUAL)
+        assert compiled(Path(view)) > compiled(warmed)
+    assert {path: path.stat().st_mtime_ns for path in warmed.rglob("*")} == before
 
 
 def test_a_run_from_csv_and_parquet_compiles_nothing(warmed: Path, tmp_path: Path) -> None:
