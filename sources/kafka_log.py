@@ -174,8 +174,14 @@ class KafkaLog:
             if self._partitions:
                 self._consumer.incremental_unassign([TopicPartition(*place)])
             else:
-                self._consumer.close()
-                self._consumer = None
+                self.close()
+
+    def close(self) -> None:
+        """Lets go of the cluster."""
+        with self.lock:
+            if self._consumer is not None:
+                consumer, self._consumer = self._consumer, None
+                consumer.close()
 
     def resume(self, partition: LogPartition) -> None:
         """Fetches a partition again whose buffer was full."""
@@ -350,10 +356,6 @@ class LogPartition:
         """Lets go of the partition."""
         self._runs.clear()
         self._log.forget(self)
-
-    def commit(self, offset: int) -> None:
-        """Tells the group, in a while and as well as may be, that reading stands at an offset."""
-        self._log.commit(self.topic, self.number, offset)
 
     def add(self, run: list[Message]) -> None:
         """Takes messages over that have come."""
