@@ -24,7 +24,7 @@ TOPIC_S = 30
 WARM_UP = "warm-up"
 
 POM = """\
-<project xmlns="http://maven.apache.org/POM/4.0.0">
+<project>
   <modelVersion>4.0.0</modelVersion>
   <groupId>riffle</groupId>
   <artifactId>kafka</artifactId>
