@@ -5,17 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dataflows import live_state
 from dataflows.live_settings import LiveSettings
-from dataflows.live_state import FlowState, SetFacts, TopicFacts, new_state
+from dataflows.live_state import FlowState, SetFacts, new_state
 from dataflows.settings import SettingsError
 from dataflows.times import parse_time_ns
 from dataflows.topics import TopicsError, connection_of, sets_of, streams_of
 from operators.batch import NO_CLOCK_NS, Batch
+from operators.durations import NS_PER_UNIT
 from operators.engine import PartitionId
 from operators.feature_set import FeatureSet
 from operators.route import LANES
 from operators.streams import Stream
-from sources.kafka_client import Connection, Offsets, resolve_offsets, topic_facts
+from sources.archive import Archive
+from sources.kafka_client import (
+    TIMEOUT_S,
+    Connection,
+    Offsets,
+    TopicFacts,
+    TopicPartitionId,
+    resolve_offsets,
+    topic_facts,
+)
+
+MS = NS_PER_UNIT["ms"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +41,7 @@ class FlowPlan:
         sets: by their name in the settings.
         streams: by name.
         topics: of each stream.
-        partitions: of each stream's topic.
-        topic_ids: of each stream's topic.
+        facts: of each stream's topic.
     """
 
     settings: LiveSettings
@@ -37,8 +49,17 @@ class FlowPlan:
     sets: Mapping[str, FeatureSet]
     streams: Mapping[str, Stream]
     topics: Mapping[str, str]
-    partitions: Mapping[str, int]
-    topic_ids: Mapping[str, str]
+    facts: Mapping[str, TopicFacts]
+
+    @property
+    def partitions(self) -> dict[str, int]:
+        """How many partitions each stream's topic has."""
+        return {name: facts.partitions for name, facts in self.facts.items()}
+
+    @property
+    def topic_ids(self) -> dict[str, str]:
+        """What tells each stream's topic from another of its name."""
+        return {name: facts.topic_id for name, facts in self.facts.items()}
 
     @property
     def co_partitioned(self) -> bool:
@@ -104,8 +125,7 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
         sets,
         streams,
         of_stream,
-        {name: facts[topic].partitions for name, topic in of_stream.items()},
-        {name: facts[topic].topic_id for name, topic in of_stream.items()},
+        {name: facts[topic] for name, topic in of_stream.items()},
     )
     counts = {of_stream[name]: count for name, count in plan.partitions.items()}
     if plan.co_partitioned and len(set(counts.values())) > 1:
@@ -127,7 +147,7 @@ def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
     at: str | int = settings.start
     if settings.start not in {"earliest", "latest"}:
         at = parse_time_ns(settings.start, "start")
-    starts = resolve_offsets(plan.connection, plan.topics.values(), at)
+    starts = _starts(plan, at)
     emit_from = settings.emit_from
     return new_state(
         settings.name,
@@ -136,7 +156,7 @@ def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
             for name, fs in plan.sets.items()
         },
         {
-            stream: TopicFacts(
+            stream: live_state.TopicFacts(
                 topic,
                 plan.topic_ids[stream],
                 plan.partitions[stream],
@@ -148,6 +168,42 @@ def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
         0 if cluster else settings.shards,
         NO_CLOCK_NS if emit_from is None else parse_time_ns(emit_from, "emit_from"),
     )
+
+
+def _starts(plan: FlowPlan, at: str | int) -> dict[TopicPartitionId, int]:
+    """The offsets at which a new flow begins to read: in the archives, where they reach further."""
+    starts = resolve_offsets(plan.connection, plan.topics.values(), at)
+    if at == "latest":
+        return starts
+    for stream, topic in plan.topics.items():
+        archive = archive_of(plan, stream)
+        for number in range(plan.partitions[stream]) if archive else ():
+            held = archive.bounds(number) if archive else None
+            if archive is None or held is None:
+                continue
+            found = archive.offset_at(number, -(-at // MS)) if isinstance(at, int) else held[0]
+            if found is not None:
+                starts[topic, number] = min(found, starts[topic, number])
+    return starts
+
+
+def archive_of(plan: FlowPlan, stream: str) -> Archive | None:
+    """The archive of a stream's topic, if there is one."""
+    root = plan.settings.input_of(stream).archive
+    if root is None:
+        return None
+    archive = Archive(root, plan.topics[stream])
+    archive.check(plan.topic_ids[stream])
+    return archive
+
+
+def clock_margin_ns(plan: FlowPlan) -> int:
+    """How far the clocks of brokers may be apart: as set, or not at all where there is one."""
+    margin_ns = plan.settings.kafka.clock_margin
+    if margin_ns is not None:
+        return margin_ns
+    brokers = plan.connection.admin().list_topics(timeout=TIMEOUT_S).brokers
+    return 0 if len(brokers) == 1 else NS_PER_UNIT["s"]
 
 
 def starts_of(state: FlowState) -> Offsets:

@@ -13,7 +13,7 @@ from functools import partial
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message, Producer
 
-from dataflows.live_plan import FlowPlan
+from dataflows.live_plan import FlowPlan, archive_of, clock_margin_ns
 from operators.batch import NO_CLOCK_NS
 from operators.durations import NS_PER_UNIT
 from operators.engine import PartitionId
@@ -22,10 +22,10 @@ from operators.instants import Hop
 from operators.plan import compile_plan
 from operators.steps import LookBack, SecondsSince
 from operators.streams import Stream
-from sources.archive import Archive
-from sources.history import ArchiveReader, Continued
+from sources.history import ArchiveReader
 from sources.kafka_client import TIMEOUT_S, Connection, TopicPartitionId, list_offsets
 from sources.kafka_log import KafkaLog
+from sources.kafka_source import ArchiveThenLog
 from sources.log_bounds import committed_bounds
 from sources.messages import MessageReader
 
@@ -94,7 +94,7 @@ def broker_time_ns(connection: Connection, topic: str) -> int | None:
         if error is None and kind == TIMESTAMP_LOG_APPEND_TIME:
             stamps.append(at_ms * MS)
 
-    config = connection.config(acks="all", message_timeout_ms=5_000, linger_ms=0)
+    config = connection.config({"message.timeout.ms": 5_000, "linger.ms": 0}, acks="all")
     producer = Producer(config)
     try:
         producer.produce(topic, b"", on_delivery=stamped)
@@ -138,8 +138,7 @@ class LogInputs:
     ) -> None:
         self._plan = plan
         self._set = feature_set
-        margin_ns = plan.settings.kafka.clock_margin
-        self._margin_ns = _margin_ns(plan.connection) if margin_ns is None else margin_ns
+        self._margin_ns = clock_margin_ns(plan)
         self._passed_ns = span.to_ns + feature_set.max_delay_ns
         self._begin_ns = None if history_ns is None else span.from_ns - history_ns
         self._log = KafkaLog(plan.connection, f"{plan.settings.name}-replay")
@@ -196,13 +195,14 @@ class LogInputs:
 
     def _input(self, stream: Stream, number: int, logs: _Logs) -> LogInput:
         place = (self._plan.topics[stream.name], number)
-        archive = self._archive(stream)
+        archive = archive_of(self._plan, stream.name)
         held = archive.bounds(number) if archive else None
         first, end = logs.committed[place]
         if held is not None:
             first = min(first, held[0])
-        start, known_ns = first, logs.now_ns if end >= logs.ends[place] else NO_CLOCK_NS
-        if self._timed(stream):
+        start, known_ns, timed = first, NO_CLOCK_NS, self._timed(stream)
+        if timed:
+            known_ns = logs.now_ns if end >= logs.ends[place] else NO_CLOCK_NS
             if self._begin_ns is not None:
                 at = archive.offset_at(number, self._begin_ms(stream)) if archive else None
                 start = _or_end(logs.begins[place] if at is None else at, end)
@@ -211,28 +211,17 @@ class LogInputs:
             if 0 <= passed < end:
                 end, known_ns = passed, self._passed_ns
         start = min(start, end)
-        past = None
+        open_log = partial(self._log.open, *place, appended=timed)
+        reader: MessageReader
         if archive is not None and held is not None and held[0] <= start < held[1]:
-            past = ArchiveReader(archive, number, start)
-        reader = Continued(past, start, partial(self._log.open, *place))
+            past = ArchiveReader(archive, number, start, appended=timed)
+            reader = ArchiveThenLog(past, open_log)
+        else:
+            reader = open_log(start)
         clipped = first > 0 and start == first
         return LogInput((stream.name, str(number)), reader, start, end, known_ns, clipped)
-
-    def _archive(self, stream: Stream) -> Archive | None:
-        root = self._plan.settings.input_of(stream.name).archive
-        if root is None:
-            return None
-        archive = Archive(root, self._plan.topics[stream.name])
-        archive.check(self._plan.topic_ids[stream.name])
-        return archive
 
 
 def _or_end(offset: int, end: int) -> int:
     """An offset that was found, or the end where none was."""
     return offset if offset >= 0 else end
-
-
-def _margin_ns(connection: Connection) -> int:
-    """How far the clocks of brokers may be apart: not at all where there is one."""
-    brokers = connection.admin().list_topics(timeout=TIMEOUT_S).brokers
-    return 0 if len(brokers) == 1 else NS_PER_UNIT["s"]

@@ -1,0 +1,381 @@
+"""Feature sets live on Kafka: ``python -m bytewax.run dataflows.live -r state/shard-0-of-1 ...``.
+
+```
+read --> route --> extract --> vectors: Kafka          for each set
+  |                   |------> letters
+  |--------------------------> letters: dead and late messages
+```
+What it does is said by a TOML file and the environment, see :mod:`dataflows.live_settings`;
+``riffle live`` runs all processes of a flow. The flow is built when it is asked for, so importing
+this module does nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+import numpy as np
+from bytewax.dataflow import Dataflow, Stream
+from bytewax.operators import KeyedStream
+
+from dataflows import live_state
+from dataflows.failures import end_in_words
+from dataflows.health import Limits
+from dataflows.health_server import HealthServer, listen_address
+from dataflows.live_plan import (
+    FlowPlan,
+    archive_of,
+    clock_margin_ns,
+    new_flow,
+    plan_flow,
+    starts_of,
+)
+from dataflows.live_settings import LiveSettings, live_settings
+from dataflows.live_state import FlowState, part_name
+from dataflows.logs import secret_values, set_up_logs
+from dataflows.observed import Observed
+from dataflows.processes import die_with_parent
+from dataflows.rescale import States, carried_states
+from dataflows.seen import SeenSource, done_by
+from dataflows.settings import SettingsError
+from dataflows.timed import TimedSink
+from operators.batch import Batch, Vectors
+from operators.durations import NS_PER_UNIT
+from operators.engine import Refused
+from operators.extract import Extracted, extract, key_of
+from operators.feature_set import FeatureSet
+from operators.plan import compile_plan
+from operators.route import lane_of_partition, lanes_by_hash
+from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink
+from sinks.kafka_lane import Tenancy
+from sinks.kafka_letters import KafkaLettersSink, Letters, LettersPart, RefusedBy
+from sinks.kafka_progress import ProgressLog
+from sources.alignment import Alignment
+from sources.broker_clock import BrokerClock
+from sources.history import ArchiveReader
+from sources.kafka_log import KafkaLog
+from sources.kafka_source import KafkaInput, KafkaSource, Span
+from sources.messages import Read
+from sources.stop import STOP
+
+NAME = "riffle_live"
+
+
+@dataclass(frozen=True)
+class Process:
+    """What Bytewax was told of this process.
+
+    Attributes:
+        folder: of the snapshots.
+        number: in a cluster; None for a shard.
+    """
+
+    folder: Path
+    number: int | None
+
+
+def bytewax_arguments(arguments: Sequence[str]) -> Process:
+    """Reads from the command line what Bytewax reads there.
+
+    Raises:
+        SettingsError: when there is no folder of snapshots, or several workers share a process.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+    for flags, variable in (
+        (("-r", "--recovery-directory"), "BYTEWAX_RECOVERY_DIRECTORY"),
+        (("-w", "--workers-per-process"), "BYTEWAX_WORKERS_PER_PROCESS"),
+        (("-i", "--process-id"), "BYTEWAX_PROCESS_ID"),
+    ):
+        parser.add_argument(*flags, default=os.environ.get(variable))
+    told, _ = parser.parse_known_args(list(arguments))
+    if told.recovery_directory is None:
+        msg = (
+            "dataflows.live: must keep its state in a folder, found none; give Bytewax -r "
+            "state/shard-0-of-1 -s 5 -b 0, or start the flow by `riffle live`, which does"
+        )
+        raise SettingsError(msg)
+    if told.workers_per_process not in {None, "1"}:
+        msg = (
+            f"dataflows.live: must have one worker a process, found -w {told.workers_per_process};"
+            " workers of a process share one core: start shards or a cluster of processes"
+        )
+        raise SettingsError(msg)
+    number = None if told.process_id is None else int(told.process_id)
+    return Process(Path(told.recovery_directory), number)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the steps of one process share.
+
+    Attributes:
+        plan: of the flow.
+        state: whose state it is.
+        lanes: of this process.
+        carried: states of before the last change of the number of shards.
+        observed: what is shown of the process.
+    """
+
+    plan: FlowPlan
+    state: FlowState
+    lanes: Sequence[int]
+    carried: States
+    observed: Observed
+
+    @property
+    def settings(self) -> LiveSettings:
+        """Of the flow."""
+        return self.plan.settings
+
+    def states(self, step: str) -> dict[str, Any]:
+        """The carried states of a step."""
+        return self.carried.get(f"{NAME}.{step}", {})
+
+
+def build(context: Context) -> Dataflow:
+    """Builds the flow of one process."""
+    plan, settings = context.plan, context.settings
+    progress = ProgressLog(plan.connection, settings.kafka.progress_topic)
+    flow = Dataflow(NAME)
+    reads = op.input("read", flow, _source(context))
+    letters = [op.flat_map_batch("unread", reads, _unread(plan))]
+    for name, feature_set in plan.sets.items():
+        extracted = _extract(context, feature_set, reads, name)
+        vectors = op.flat_map_batch(
+            f"vectors_{feature_set.name}", extracted, _vectors(context, feature_set)
+        )
+        op.output(f"kafka_{feature_set.name}", vectors, _sink(context, name, progress))
+        letters.append(
+            op.flat_map_batch(f"refused_{feature_set.name}", extracted, _refused(feature_set))
+        )
+    op.output("letters", op.merge("all_letters", *letters), _letters_sink(context, progress))
+    return flow
+
+
+def _source(context: Context) -> SeenSource:
+    plan, settings = context.plan, context.settings
+    kafka = settings.kafka
+    inputs = [
+        KafkaInput(
+            stream,
+            plan.topics[name],
+            plan.partitions[name],
+            settings.input_of(name).form,
+            settings.input_of(name).arrival,
+            kafka.partitioner,
+        )
+        for name, stream in plan.streams.items()
+    ]
+    group = kafka.group or settings.name
+    archives = {plan.topics[name]: archive_of(plan, name) for name in plan.streams}
+
+    def older(topic: str, number: int, offset: int) -> ArchiveReader | None:
+        archive = archives[topic]
+        held = archive.bounds(number) if archive else None
+        if archive is None or held is None or not held[0] <= offset < held[1]:
+            return None
+        return ArchiveReader(archive, number, offset)
+
+    stamped = {
+        plan.topics[name]: plan.facts[name]
+        for name in plan.streams
+        if settings.input_of(name).arrival == "broker"
+    }
+    clock = BrokerClock(
+        plan.connection,
+        kafka.clock_topic,
+        stamped,
+        margin_ns=clock_margin_ns(plan),
+        tick_ms=max(1, kafka.tick // NS_PER_UNIT["ms"]),
+    )
+    source = KafkaSource(
+        inputs,
+        cache(lambda: KafkaLog(plan.connection, group, on_gone=kafka.on_gone)),
+        Span(starts_of(context.state), carried=context.states("read"), history=older),
+        Alignment(settings.alignment),
+        clock if stamped else None,
+        context.lanes if plan.co_partitioned else None,
+        settings.batch_messages,
+    )
+    return SeenSource(source, context.observed)
+
+
+def _extract(
+    context: Context, feature_set: FeatureSet, reads: Stream[Read], name: str
+) -> KeyedStream[Extracted]:
+    plan = context.plan
+    names = {stream.name for stream in feature_set.streams}
+    lanes_of = lane_of_partition if plan.co_partitioned else lanes_by_hash
+
+    def routed(items: list[Read]) -> list[tuple[str, Batch]]:
+        return [
+            (key_of(lane), batch)
+            for read in items
+            if read.batch.stream in names
+            for lane, batch in lanes_of(read.batch)
+        ]
+
+    rows = op.flat_map_batch(f"route_{feature_set.name}", reads, routed)
+    step = f"extract_{feature_set.name}"
+    states = context.states(f"{step}.engine")
+    return extract(
+        step,
+        rows,
+        compile_plan(feature_set),
+        lambda batch: plan.heard(feature_set, batch),
+        watch=context.observed.watch_engine,
+        # Lanes move only where a partition is a lane.
+        carried=lambda batch: states.get(key_of(int(batch.partition))),
+    )
+
+
+def _vectors(
+    context: Context, feature_set: FeatureSet
+) -> Callable[[list[tuple[str, Extracted]]], list[tuple[str, Vectors]]]:
+    """Gives the vectors among what is extracted, from the time on when they are wanted."""
+    counts = context.observed.vectors(feature_set.name, tuple(feature_set.quality))
+    from_ns = context.state.emit_from_ns
+
+    def wanted(items: list[tuple[str, Extracted]]) -> list[tuple[str, Vectors]]:
+        found = []
+        for key, item in items:
+            if isinstance(item, Vectors):
+                early = item.ts_ns < from_ns
+                given = item.take(np.flatnonzero(~early)) if early.any() else item
+                if len(given):
+                    counts.add(given)
+                    found.append((key, given))
+        return found
+
+    return wanted
+
+
+def _refused(
+    feature_set: FeatureSet,
+) -> Callable[[list[tuple[str, Extracted]]], list[tuple[str, Letters]]]:
+    """Gives the rows that the set's engines did not take."""
+
+    def refused(items: list[tuple[str, Extracted]]) -> list[tuple[str, Letters]]:
+        return [
+            (key, RefusedBy(feature_set.name, item))
+            for key, item in items
+            if isinstance(item, Refused)
+        ]
+
+    return refused
+
+
+def _unread(plan: FlowPlan) -> Callable[[list[Read]], list[tuple[str, Letters]]]:
+    """Gives the messages that the source could not use, to one lane each."""
+
+    def letters(reads: list[Read]) -> list[tuple[str, Letters]]:
+        found: list[tuple[str, Letters]] = []
+        for read in reads:
+            for some in (read.dead, read.late):
+                if len(some):
+                    found.append((key_of(int(some.partition) % plan.lanes), some))
+        return found
+
+    return letters
+
+
+def _tenancy(context: Context, progress: ProgressLog, transaction_ns: int) -> Tenancy:
+    settings = context.settings
+    return Tenancy(
+        settings.name,
+        context.state.job,
+        progress,
+        take_over=settings.take_over,
+        transaction_ms=transaction_ns / 1e6,
+    )
+
+
+def _sink(context: Context, name: str, progress: ProgressLog) -> TimedSink:
+    table, feature_set = context.settings.sets[name], context.plan.sets[name]
+
+    def watch(part: KafkaPart) -> None:
+        context.observed.watch_sink(feature_set.name, partial(done_by, part))
+
+    sink = KafkaSink(
+        feature_set,
+        KafkaOutput(table.topic, table.delivery, table.form, table.provisional_topic),
+        _tenancy(context, progress, table.transaction),
+        context.lanes,
+        context.states(f"kafka_{feature_set.name}"),
+        watch,
+    )
+    return TimedSink(sink, context.observed.durations("sink", feature_set.name))
+
+
+def _letters_sink(context: Context, progress: ProgressLog) -> TimedSink:
+    def watch(part: LettersPart) -> None:
+        context.observed.watch_sink("letters", partial(done_by, part))
+
+    sink = KafkaLettersSink(
+        context.plan.topics,
+        _tenancy(context, progress, 0),
+        context.lanes,
+        context.states("letters"),
+        watch,
+    )
+    return TimedSink(sink, context.observed.durations("sink", "letters"))
+
+
+@cache
+def get_flow() -> Dataflow:
+    """Builds the flow that the settings describe, to be run in this process.
+
+    SIGTERM then makes the inputs end without saying that the data does, so that the state is kept.
+
+    Raises:
+        SettingsError: for settings that can't be.
+        RecoveryError: for a state that is another flow's, or in use.
+    """
+    settings = live_settings()
+    if settings.parent is not None:
+        die_with_parent(settings.parent)
+    set_up_logs(secret_values(settings.client_properties()))
+    end_in_words()
+    process = bytewax_arguments(sys.argv[1:])
+    cluster = process.number is not None
+    own = settings.recovery / part_name(settings.shard, 0 if cluster else settings.shards)
+    if process.folder.resolve() != own.resolve():
+        msg = (
+            f"dataflows.live: must keep the state of this process in {own}, found "
+            f"{process.folder}; give Bytewax -r {own}"
+        )
+        raise SettingsError(msg)
+    plan = plan_flow(settings)
+    state = live_state.settle(settings.recovery, new_flow(plan, cluster=cluster))
+    # Held for as long as the process lives.
+    live_state.occupy(own, process.number or 0)
+    number = settings.shard if not cluster else process.number or 0
+    observed = Observed(settings.name, number, settings.shards)
+    context = Context(plan, state, plan.own_lanes(cluster=cluster), carried_states(own), observed)
+    flow = build(context)
+    if settings.listen:
+        limits = Limits(settings.snapshot_every / 1e9, settings.ready_lag / 1e9)
+        HealthServer(observed, limits, listen_address(settings.listen, number)).start()
+
+    def drain(*_: object) -> None:
+        observed.draining = True
+        STOP.set()
+
+    signal.signal(signal.SIGTERM, drain)
+    return flow
+
+
+def __getattr__(name: str) -> Any:
+    if name == "flow":
+        return get_flow()
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)
