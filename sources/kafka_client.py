@@ -31,6 +31,9 @@ ATTEMPT_S = 1.0
 TIMEOUT_S = 15.0
 """How long a question to the cluster may take."""
 
+NEW_TOPIC_S = 1.0
+"""How long a topic that was just created may not be known everywhere."""
+
 TopicPartitionId = tuple[str, int]
 """Topic and partition."""
 Offsets = Mapping[TopicPartitionId, int]
@@ -210,16 +213,20 @@ def topic_facts(
         KafkaInputError: when one does not exist, or the cluster cannot be asked.
     """
     names = sorted(set(topics))
-    admin = admin or connection.admin()
-    facts = {}
-    for name, answer in admin.describe_topics(
-        TopicCollection(names), request_timeout=TIMEOUT_S
-    ).items():
-        try:
-            found = answer.result(timeout=TIMEOUT_S + 5)
-        except (KafkaException, TimeoutError) as error:
-            raise asking_failed(connection, f"topic `{name}`", error) from None
-        facts[name] = TopicFacts(len(found.partitions), str(found.topic_id))
+    admin, deadline = admin or connection.admin(), monotonic() + NEW_TOPIC_S
+    facts: dict[str, TopicFacts] = {}
+    while missing := [name for name in names if name not in facts]:
+        answers = admin.describe_topics(TopicCollection(missing), request_timeout=TIMEOUT_S)
+        for name, answer in answers.items():
+            try:
+                found = answer.result(timeout=TIMEOUT_S + 5)
+            except (KafkaException, TimeoutError) as error:
+                failed = asking_failed(connection, f"topic `{name}`", error)
+                if isinstance(failed, ClusterSilentError) or monotonic() > deadline:
+                    raise failed from None
+                sleep(0.05)
+            else:
+                facts[name] = TopicFacts(len(found.partitions), str(found.topic_id))
     if not stamps:
         return facts
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
