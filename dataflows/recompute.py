@@ -26,7 +26,6 @@ from operators.plan import compile_plan
 from operators.route import LANES, lane_of_partition, lanes_by_hash
 from operators.streams import Stream
 from sources.message_decoder import MessageDecoder
-from sources.messages import Messages
 
 MESSAGES_AT_ONCE = 20_000
 WAIT_S = 0.002
@@ -86,6 +85,9 @@ class Recomputation:
         self._refused: Counter[tuple[str, str]] = Counter()
         self.dead: Counter[str] = Counter()
         self.given = 0
+        self._given_until_ns = NO_CLOCK_NS
+        # Lanes that are ahead wait for the others, so that what is given has one end in time.
+        self._waiting: list[Vectors] = []
 
     @property
     def final_until_ns(self) -> int:
@@ -107,65 +109,66 @@ class Recomputation:
             yield vectors_table(self._set, vectors)
 
     def vectors(self) -> Iterator[Vectors]:
-        """Gives the vectors of the range that are final."""
+        """Gives the vectors of the range that are final in every lane."""
         reading = list(self._open)
         while reading:
             slowest = min(reading, key=lambda each: each.clock_ns)
-            for batch in self._read(slowest):
-                yield from self._computed(batch)
+            self._compute(self._read(slowest))
             if slowest.input.reader.position >= slowest.input.end:
                 reading.remove(slowest)
                 slowest.clock_ns = max(slowest.clock_ns, slowest.input.known_ns)
-                yield from self._computed(_silence(slowest))
+                self._compute(_silence(slowest))
+            yield from self._final()
             self._watch(self._done(), self._total)
+
+    def _final(self) -> Iterator[Vectors]:
+        """Those of the vectors waiting that all lanes have got to."""
+        until_ns = self.final_until_ns
+        if until_ns <= self._given_until_ns:
+            return
+        self._given_until_ns = until_ns
+        waiting, self._waiting = self._waiting, []
+        for vectors in waiting:
+            reached = vectors.ts_ns < until_ns
+            found = vectors if reached.all() else vectors.take(np.flatnonzero(reached))
+            if len(found) < len(vectors):
+                self._waiting.append(vectors.take(np.flatnonzero(~reached)))
+            if len(found):
+                self.given += len(found)
+                yield found
 
     def _done(self) -> int:
         inputs = [each.input for each in self._open]
         return sum(min(each.reader.position, each.end) - each.start for each in inputs)
 
-    def _read(self, slowest: _Open) -> list[Batch]:
+    def _read(self, slowest: _Open) -> Batch | None:
         """What the next messages of a partition give, if there are any at the moment."""
         if slowest.input.reader.position >= slowest.input.end:
-            return []
+            return None
         messages = slowest.input.reader.take(MESSAGES_AT_ONCE)
         if messages is None:
             if slowest.input.reader.position < slowest.input.end:
                 time.sleep(WAIT_S)
-            return []
-        messages = _before(messages, slowest.input.end)
-        if not len(messages):
-            return []
+            return None
+        kept = messages.first(int(np.searchsorted(messages.offsets, slowest.input.end)))
+        if kept is None:
+            return None
         stream, partition = slowest.input.partition
-        read = slowest.decoder.decode(messages, partition, slowest.clock_ns)
+        read = slowest.decoder.decode(kept, partition, slowest.clock_ns)
         slowest.clock_ns = read.batch.clock_ns
         self.dead.update({str(reason): n for reason, n in read.dead.rows_by_reason().items()})
         self._refused[stream, "dead"] += sum(read.dead.rows_by_reason().values())
         self._refused[stream, "late"] += sum(read.late.rows_by_reason().values())
-        return [read.batch]
+        return read.batch
 
-    def _computed(self, batch: Batch) -> Iterator[Vectors]:
-        for lane, rows in self._route(batch):
-            output = self._engines[lane].process(rows)
-            if output.vectors is not None:
-                times_ns = output.vectors.ts_ns
+    def _compute(self, batch: Batch | None) -> None:
+        for lane, rows in self._route(batch) if batch is not None else ():
+            vectors = self._engines[lane].process(rows).vectors
+            if vectors is not None:
+                times_ns = vectors.ts_ns
                 inside = (times_ns >= self._span.from_ns) & (times_ns < self._span.to_ns)
-                found = output.vectors.take(np.flatnonzero(inside))
-                self.given += len(found)
-                if len(found):
-                    yield found
-
-
-def _before(messages: Messages, end: int) -> Messages:
-    """The messages before an offset."""
-    count = int(np.searchsorted(messages.offsets, end))
-    if count == len(messages):
-        return messages
-    return Messages(
-        messages.values[:count],
-        messages.offsets[:count],
-        messages.timestamps_ms[:count],
-        messages.record_of,
-    )
+                if inside.any():
+                    self._waiting.append(vectors.take(np.flatnonzero(inside)))
 
 
 def _silence(partition: _Open) -> Batch:

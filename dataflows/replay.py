@@ -104,10 +104,11 @@ class TopicTarget:
         self._failure: KafkaError | None = None
         self._producer = Producer(
             connection.config(
-                enable_idempotence=True, partitioner="murmur2_random", compression_type="lz4",
-                linger_ms=20,
+                {"compression.type": "lz4", "linger.ms": 20},
+                enable_idempotence=True,
+                partitioner="murmur2_random",
             )
-        )  # fmt: skip
+        )
 
     def write(self, vectors: Vectors) -> None:
         """Takes some vectors.

@@ -107,13 +107,13 @@ def archive_topics(
     with only_run(root):
         consumer = Consumer(
             connection.config(
+                {"queued.max.messages.kbytes": 32 << 10},
                 group_id=GROUP,
                 enable_auto_commit=False,
                 enable_auto_offset_store=False,
                 enable_partition_eof=True,
                 auto_offset_reset="error",
                 isolation_level="read_committed",
-                queued_max_messages_kbytes=32 << 10,
             )
         )
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from operators.dead_letters import Record
 from sources.archive import Archive, ArchiveError, Segment, statistics
 from sources.messages import MessageReader, Messages
 
-COLUMNS = ["offset", "timestamp_ms", "key", "value", "headers"]
+COLUMNS = ["offset", "timestamp_ms", "timestamp_type", "key", "value", "headers"]
+APPENDED = "LogAppendTime"
 
 
 class ArchiveReader:
@@ -28,6 +29,7 @@ class ArchiveReader:
         archive: of the topic.
         partition: its number.
         offset: where to begin.
+        appended: whether its messages must bear the broker's stamp.
 
     Raises:
         ArchiveError: when the archive does not hold the offset.
@@ -37,7 +39,10 @@ class ArchiveReader:
         end: the offset behind all that is held.
     """
 
-    def __init__(self, archive: Archive, partition: int, offset: int) -> None:
+    def __init__(
+        self, archive: Archive, partition: int, offset: int, *, appended: bool = False
+    ) -> None:
+        self._appended = appended
         self._segments = archive.segments(partition)
         first = self._segments[0].first if self._segments else 0
         self.end = self._segments[-1].end if self._segments else 0
@@ -93,6 +98,14 @@ class ArchiveReader:
         rows = self._file.read_row_group(group, COLUMNS).combine_chunks()
         if rows["offset"][0].as_py() < self.position:
             rows = rows.filter(pc.greater_equal(rows["offset"], self.position)).combine_chunks()
+        if self._appended and rows["timestamp_type"].unique().to_pylist() != [APPENDED]:
+            other = rows.filter(pc.not_equal(rows["timestamp_type"], APPENDED))["offset"][0]
+            msg = (
+                f"{segment.path}: must hold messages that the broker stamped, found one at offset "
+                f"{other} that its producer did; start behind it, or read the topic with arrival "
+                '= "producer"'
+            )
+            raise ArchiveError(msg)
         self._rows, self._offsets = rows, rows["offset"].to_numpy()
 
     def _pass(self) -> None:
@@ -123,12 +136,15 @@ History = Callable[[str, int, int], MessageReader | None]
 """Gives the past of a topic's partition from an offset on, if there is one."""
 
 
-def archived(roots: Mapping[str, Path], topic_ids: Mapping[str, str]) -> History:
+def archived(
+    roots: Mapping[str, Path], topic_ids: Mapping[str, str], appended: Collection[str] = ()
+) -> History:
     """Gives the past of topics from their archives.
 
     Args:
         roots: the folder of archives by topic, for topics that have one.
         topic_ids: of the topics.
+        appended: the topics whose messages must bear the broker's stamp.
 
     Raises:
         ArchiveError: when an archive is of another topic.
@@ -142,44 +158,6 @@ def archived(roots: Mapping[str, Path], topic_ids: Mapping[str, str]) -> History
         bounds = archive.bounds(partition) if archive is not None else None
         if archive is None or bounds is None or not bounds[0] <= offset < bounds[1]:
             return None
-        return ArchiveReader(archive, partition, offset)
+        return ArchiveReader(archive, partition, offset, appended=topic in appended)
 
     return history
-
-
-class Continued:
-    """The past of a partition, and then its log from where the past ends.
-
-    Args:
-        past: the archived part, if there is one.
-        position: where to begin.
-        log: opens the log at an offset.
-
-    Attributes:
-        position: see :class:`sources.messages.MessageReader`.
-    """
-
-    def __init__(
-        self, past: MessageReader | None, position: int, log: Callable[[int], MessageReader]
-    ) -> None:
-        self.position = position
-        self._log = log
-        self._past = past
-        # The log is opened when its turn comes: it would be fetched for nothing before.
-        self._reader: MessageReader | None = past
-
-    def take(self, most: int) -> Messages | None:
-        """At most so many messages; None when there are none at the moment."""
-        if self._reader is None:
-            self._reader = self._log(self.position)
-        messages = self._reader.take(most)
-        self.position = self._reader.position
-        if messages is None and self._reader is self._past:
-            self._reader.close()
-            self._past = self._reader = None
-        return messages
-
-    def close(self) -> None:
-        """Lets go of whatever is open."""
-        if self._reader is not None:
-            self._reader.close()

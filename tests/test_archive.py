@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from operators.dead_letters import Record
 from sources import archiving
@@ -336,3 +336,7 @@ def test_the_past_of_a_topic_is_given_where_it_is_archived(kafka, topic_of, tmp_
         ArchiveReader(Archive(tmp_path, topic), 0, 4)
     reader.close()
     assert reader.take(1) is None
+    stamped = archived({topic: tmp_path}, {topic: held.topic_id}, {topic})(topic, 0, 7)
+    assert stamped is not None
+    with pytest.raises(ArchiveError, match="found one at offset 7 that its producer did"):
+        stamped.take(10)
