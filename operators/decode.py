@@ -55,8 +55,26 @@ class RefusedInputError(ValueError):
 
 def render_rows(table: pa.Table, rows: Int64s) -> list[bytes]:
     """Rows as JSON, for dead letters of formats without lines."""
-    taken = table.take(pa.array(rows)).to_pylist()
-    return [json.dumps(_plain(row), default=str).encode() for row in taken]
+    taken = table.take(pa.array(rows))
+    columns = [[_plain(_python(value)) for value in column] for column in taken.columns]
+    told = zip(*columns, strict=True) if columns else [()] * len(rows)
+    return [
+        json.dumps(dict(zip(taken.column_names, row, strict=True)), default=str).encode()
+        for row in told
+    ]
+
+
+def _python(value: pa.Scalar) -> Any:
+    """A value as Python has it; as text where Python has none.
+
+    Such are times in years that no calendar of Python's reaches, and those of unknown zones.
+    """
+    try:
+        return value.as_py()
+    except (ValueError, OverflowError, LookupError):
+        kind = str(value.type)
+        told = f"{value.value} " if pa.types.is_temporal(value.type) else ""
+        return f"{told}of type {kind}"
 
 
 def _plain(value: Any) -> Any:
@@ -356,7 +374,7 @@ class Decoder:
         parsed[self.roles.time] = time = self._event_time(parsed)
 
         def show_raw(name: str, row: int) -> str:
-            return show(_array(table, name)[row].as_py())
+            return show(_python(_array(table, name)[row]))
 
         checks = Checks(self.stream, self.roles, parsed, show_raw, table.num_rows)
         stream = self.stream

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from operators.checks import show
 from operators.dead_letters import Reason
+from sources.arrow_sizes import is_compressed, unfolds_beyond
 from sources.message_rows import RowGroup, Unread
 
 LEAST_ROW_BYTES = 2
@@ -60,6 +61,8 @@ class ArrowMessages:
         """The columns of a message that are read; or what is wrong with it."""
         must = "a message must be an Arrow IPC stream of record batches"
         try:
+            if is_compressed(value):
+                return f"{must} that are not compressed, got one that is; let the topic compress"
             table = pa.ipc.open_stream(value).read_all()
             table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -73,6 +76,8 @@ class ArrowMessages:
         if table.num_rows * LEAST_ROW_BYTES > len(value):
             return f"{must}, got {table.num_rows} rows in {len(value)} bytes"
         kept = sorted(self._columns & set(names))
+        if (beyond := unfolds_beyond(table.select(kept), len(value))) is not None:
+            return f"{must}, got {beyond}"
         for columns in self._spellings:
             told = [name for name in columns if name in kept]
             kept = [name for name in kept if name not in told[1:]]
