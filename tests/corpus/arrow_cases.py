@@ -169,8 +169,8 @@ def _kinds() -> Iterator[Case]:
                 yield refused(title, packed(with_column("ts", array)), Reason.TIME_RANGE)
     for zone in ("Nowhere/Land", "+99:99", "\n"):
         array = pa.array([TS_MS], pa.timestamp("ms", tz=zone))
-        value = packed(with_column("ts", array))
-        yield either(f"arrow_ts_in_{zone!r}", value, None, MALFORMED, WRONG_TYPE)
+        zoned = packed(with_column("ts", array))
+        yield either(f"arrow_ts_in_{zone!r}", zoned, None, MALFORMED, WRONG_TYPE)
     yield refused("arrow_text_is_no_utf_8", _spoilt_text(), MALFORMED)
 
 
