@@ -17,8 +17,10 @@ from dataflows.supervise import Worker
 from tests.chaos.watch import POLL_S, now_ms, until
 
 ROOT = Path(__file__).parents[2]
-LAST_LINES = 60
+LAST_LINES = 100
 END_S = 30.0
+FAULTS = "PYTHONFAULTHANDLER"
+"""Makes a process that is aborted print the stacks of its threads."""
 
 
 class FailedFlowError(AssertionError):
@@ -68,7 +70,13 @@ class Unit:
             log.flush()
             for worker in self.workers():
                 command = [self.module if a == "dataflows.live" else a for a in worker.command]
-                own = {**ONE_THREAD, **importable(), **worker.environment, **self.environment}
+                own = {
+                    FAULTS: "1",
+                    **ONE_THREAD,
+                    **importable(),
+                    **worker.environment,
+                    **self.environment,
+                }
                 self.running.append(
                     subprocess.Popen(
                         command,
@@ -136,6 +144,12 @@ class Unit:
             process.kill()
             process.wait()
         self.running.clear()
+
+    def show_stacks(self) -> None:
+        """Ends all processes, which print what they were at."""
+        for process in range(len(self.running)):
+            self.signal(signal.SIGABRT, process)
+        self.wait()
 
     def last_lines(self) -> str:
         """The end of what it printed."""

@@ -6,7 +6,7 @@ import time
 
 from tests.chaos.account import account_problems
 from tests.chaos.conftest import MEASURED
-from tests.chaos.kills import Resumes, resumed, together
+from tests.chaos.kills import resumed, together
 from tests.chaos.messages import Shape
 from tests.chaos.proof import prove
 from tests.chaos.watch import POLL_S, now_ms
@@ -34,7 +34,7 @@ def test_a_flow_survives_brokers_that_die(private_kafka, tmp_path, record_proper
         made.start_feed()
         for unit in units:
             unit.start()
-        together(*(resumed(made, unit, Resumes()) for unit in units))
+        together(*(resumed(made, unit) for unit in units))
         took_s = []
         for _ in range(3):
             live_on(made, made.chance.uniform(0.5, 3.0))
@@ -57,7 +57,7 @@ def test_a_flow_survives_an_outage_longer_than_messages_may_wait(
         made.start_feed()
         for unit in units:
             unit.start()
-        together(*(resumed(made, unit, Resumes()) for unit in units))
+        together(*(resumed(made, unit) for unit in units))
         live_on(made, 2)
         private_kafka.kill()
         live_on(made, LONG_S)

@@ -16,7 +16,7 @@ from dataflows.supervise import REFUSED
 from tests.chaos.account import account_problems
 from tests.chaos.conftest import MEASURED
 from tests.chaos.flow import Unit
-from tests.chaos.kills import Resumes, resumed, together
+from tests.chaos.kills import resumed, together
 from tests.chaos.messages import Shape
 from tests.chaos.proof import prove
 from tests.chaos.watch import now_ms, until
@@ -30,7 +30,7 @@ def run_until_resumed(made: World, *units: Unit) -> None:
     """Starts units and waits until what they write is visible."""
     for unit in units:
         unit.start()
-    together(*(resumed(made, unit, Resumes()) for unit in units))
+    together(*(resumed(made, unit) for unit in units))
 
 
 def free_port() -> int:

@@ -37,7 +37,7 @@ def test_shards_become_more_and_fewer(kafka, tmp_path, record_property):
             units = made.make_units(shards)
             for unit in units:
                 unit.start()
-            together(*(resumed(made, unit, resumes) for unit in units))
+            together(*(resumed(made, unit, resumes if number else None) for unit in units))
             for unit in units:
                 unit.live(1.0)
         must = prove(made)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos import sabotage
 from tests.chaos.flow import FailedFlowError
-from tests.chaos.kills import Resumes, SlowResumeError, resumed, together
+from tests.chaos.kills import SlowResumeError, resumed, together
 from tests.chaos.messages import Shape
 from tests.chaos.proof import NotProvenError, prove
 from tests.chaos.sabotage import BROKEN
@@ -33,12 +33,12 @@ def kills(made: World, name: str) -> None:
     made.start_feed()
     for _ in range(KILLS):
         unit.start()
-        together(resumed(made, unit, Resumes()))
+        together(resumed(made, unit))
         unit.live(made.chance.uniform(0.5, 2.0))
         unit.kill()
         time.sleep(made.chance.uniform(0.5, 2.0))  # rows come in that nobody reads
     unit.start()
-    together(resumed(made, unit, Resumes()))
+    together(resumed(made, unit))
     prove(made, QUIET_S)
 
 
@@ -56,7 +56,7 @@ def outage(made: World, name: str, broker) -> None:
     (unit,) = made.make_units(module=MODULE, environment={sabotage.VARIABLE: name})
     made.start_feed()
     unit.start()
-    together(resumed(made, unit, Resumes()))
+    together(resumed(made, unit))
     unit.live(1.5)
     broker.pause()
     unit.live(9)
