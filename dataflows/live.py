@@ -13,6 +13,7 @@ this module does nothing.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -68,6 +69,8 @@ from sources.messages import Read
 from sources.stop import STOP
 
 NAME = "riffle_live"
+
+log = logging.getLogger("riffle")
 
 
 @dataclass(frozen=True)
@@ -361,6 +364,9 @@ def get_flow() -> Dataflow:
     number = settings.shard if not cluster else process.number or 0
     observed = Observed(settings.name, number, settings.shards)
     context = Context(plan, state, plan.own_lanes(cluster=cluster), carried_states(own), observed)
+    log.info(
+        "flow %s goes on", settings.name, extra={"lanes": list(context.lanes), "state": str(own)}
+    )
     flow = build(context)
     if settings.listen:
         limits = Limits(settings.snapshot_every / 1e9, settings.ready_lag / 1e9)
