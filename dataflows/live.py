@@ -62,7 +62,7 @@ from sinks.kafka_letters import KafkaLettersSink, Letters, LettersPart, RefusedB
 from sinks.kafka_progress import ProgressLog
 from sources.alignment import Alignment
 from sources.broker_clock import BrokerClock
-from sources.history import ArchiveReader
+from sources.history import archived
 from sources.kafka_log import KafkaLog
 from sources.kafka_source import KafkaInput, KafkaSource, Span
 from sources.messages import Read
@@ -181,13 +181,6 @@ def _source(context: Context) -> SeenSource:
     group = kafka.group or settings.name
     archives = {plan.topics[name]: archive_of(plan, name) for name in plan.streams}
 
-    def older(topic: str, number: int, offset: int) -> ArchiveReader | None:
-        archive = archives[topic]
-        held = archive.bounds(number) if archive else None
-        if archive is None or held is None or not held[0] <= offset < held[1]:
-            return None
-        return ArchiveReader(archive, number, offset)
-
     stamped = {
         plan.topics[name]: plan.facts[name]
         for name in plan.streams
@@ -203,7 +196,7 @@ def _source(context: Context) -> SeenSource:
     source = KafkaSource(
         inputs,
         cache(lambda: KafkaLog(plan.connection, group, on_gone=kafka.on_gone)),
-        Span(starts_of(context.state), carried=context.states("read"), history=older),
+        Span(starts_of(context.state), carried=context.states("read"), history=archived(archives, stamped)),
         Alignment(settings.alignment),
         clock if stamped else None,
         context.lanes if plan.co_partitioned else None,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -136,22 +135,13 @@ History = Callable[[str, int, int], MessageReader | None]
 """Gives the past of a topic's partition from an offset on, if there is one."""
 
 
-def archived(
-    roots: Mapping[str, Path], topic_ids: Mapping[str, str], appended: Collection[str] = ()
-) -> History:
+def archived(archives: Mapping[str, Archive | None], appended: Collection[str] = ()) -> History:
     """Gives the past of topics from their archives.
 
     Args:
-        roots: the folder of archives by topic, for topics that have one.
-        topic_ids: of the topics.
+        archives: by topic; of each that has one.
         appended: the topics whose messages must bear the broker's stamp.
-
-    Raises:
-        ArchiveError: when an archive is of another topic.
     """
-    archives = {topic: Archive(root, topic) for topic, root in roots.items()}
-    for topic, archive in archives.items():
-        archive.check(topic_ids[topic])
 
     def history(topic: str, partition: int, offset: int) -> MessageReader | None:
         archive = archives.get(topic)

@@ -318,13 +318,15 @@ def test_the_past_of_a_topic_is_given_where_it_is_archived(kafka, topic_of, tmp_
     send(kafka, topic, 20)
     forget(kafka, topic, 5)
     archive_topics(Connection(kafka), [topic], tmp_path)
-    held = Archive(tmp_path, topic).identity()
+    archive = Archive(tmp_path, topic)
+    held = archive.identity()
     assert held is not None
+    archive.check(held.topic_id)
     with pytest.raises(ArchiveError, match="with id another, found that of id"):
-        archived({topic: tmp_path}, {topic: "another"})
+        archive.check("another")
     with pytest.raises(ArchiveError, match="with id x, found none"):
-        archived({topic: tmp_path / "nowhere"}, {topic: "x"})
-    history = archived({topic: tmp_path}, {topic: held.topic_id})
+        Archive(tmp_path / "nowhere", topic).check("x")
+    history = archived({topic: archive, "other": None})
     assert history("other", 0, 5) is None
     assert history(topic, 1, 5) is None
     assert history(topic, 0, 4) is None
@@ -336,7 +338,7 @@ def test_the_past_of_a_topic_is_given_where_it_is_archived(kafka, topic_of, tmp_
         ArchiveReader(Archive(tmp_path, topic), 0, 4)
     reader.close()
     assert reader.take(1) is None
-    stamped = archived({topic: tmp_path}, {topic: held.topic_id}, {topic})(topic, 0, 7)
+    stamped = archived({topic: archive}, {topic})(topic, 0, 7)
     assert stamped is not None
     with pytest.raises(ArchiveError, match="found one at offset 7 that its producer did"):
         stamped.take(10)
