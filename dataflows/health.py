@@ -14,7 +14,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from dataflows.observed import Dependency, Observed
+from dataflows.dependencies import Dependency
+from dataflows.observed import Observed
 
 LEAST_BOUND_S = 30.0
 EPOCHS_MISSED = 10

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from dataflows import health_server, probe
+from dataflows.dependencies import StandsStill
 from dataflows.health import Limits, liveness, readiness
 from dataflows.health_server import HealthServer, listen_address
 from dataflows.observed import Observed
@@ -190,6 +191,22 @@ def test_what_can_be_asked_how_it_is_is_asked(observed):
     trouble = "the broker's clock stands still"
     words = ("kafka can't be used: the broker's clock stands still",)
     assert readiness(observed, LIMITS).reasons == words
+
+
+def test_what_must_change_and_does_not_is_trouble(observed, clock):
+    observed.recovered()
+    ticks = 0
+    observed.dependency("kafka", StandsStill("the clock", lambda: ticks, clock.now_s))
+    for _ in range(10):
+        clock.s += 10
+        ticks += 1
+        assert readiness(observed, LIMITS).well
+    clock.s += 20
+    words = ("kafka can't be used: the clock stands still, for 20 s",)
+    assert readiness(observed, LIMITS).reasons == words
+    assert liveness(observed, LIMITS).well
+    ticks += 1
+    assert readiness(observed, LIMITS).well
 
 
 def test_that_all_is_well_with_what_it_needs_excuses_no_hang(observed, clock):
