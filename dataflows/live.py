@@ -29,6 +29,7 @@ from bytewax.dataflow import Dataflow, Stream
 from bytewax.operators import KeyedStream
 
 from dataflows import live_state
+from dataflows.dependencies import StandsStill
 from dataflows.failures import end_in_words
 from dataflows.health import Limits
 from dataflows.health_server import HealthServer, listen_address
@@ -69,6 +70,8 @@ from sources.messages import Read
 from sources.stop import STOP
 
 NAME = "riffle_live"
+KAFKA = "kafka"
+"""What the flow needs, as `/health` and `/ready` call it."""
 
 log = logging.getLogger("riffle")
 
@@ -193,10 +196,17 @@ def _source(context: Context) -> SeenSource:
         margin_ns=clock_margin_ns(plan),
         tick_ms=max(1, kafka.tick // NS_PER_UNIT["ms"]),
     )
+    if stamped:
+        standing = StandsStill("the broker's clock", clock.now_ns, context.observed.now_s)
+        context.observed.dependency(KAFKA, standing)
     source = KafkaSource(
         inputs,
         cache(lambda: KafkaLog(plan.connection, group, on_gone=kafka.on_gone)),
-        Span(starts_of(context.state), carried=context.states("read"), history=archived(archives, stamped)),
+        Span(
+            starts_of(context.state),
+            carried=context.states("read"),
+            history=archived(archives, stamped),
+        ),
         Alignment(settings.alignment),
         clock if stamped else None,
         context.lanes if plan.co_partitioned else None,
@@ -308,6 +318,7 @@ def _sink(context: Context, name: str, progress: ProgressLog) -> TimedSink:
         context.lanes,
         context.states(f"kafka_{feature_set.name}"),
         watch,
+        context.observed.dependency(KAFKA).beat,
     )
     return TimedSink(sink, context.observed.durations("sink", feature_set.name))
 
@@ -322,6 +333,7 @@ def _letters_sink(context: Context, progress: ProgressLog) -> TimedSink:
         context.lanes,
         context.states("letters"),
         watch,
+        context.observed.dependency(KAFKA).beat,
     )
     return TimedSink(sink, context.observed.durations("sink", "letters"))
 

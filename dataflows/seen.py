@@ -115,6 +115,8 @@ def done_by(part: KafkaPart | LettersPart) -> dict[str, float]:
             "records": counts.records,
             "transactions": counts.transactions,
             "retries": counts.retries,
+            "commit_seconds": counts.commit_s,
+            "wait_seconds": counts.waited_s,
         }
     elif isinstance(part, KafkaPart):
         found["records"] = part.final + part.provisional
