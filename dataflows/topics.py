@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     ConfigResource,
@@ -141,6 +141,8 @@ def apply(settings: LiveSettings, partitions: int, replication: int) -> list[App
         try:
             made.result(TIMEOUT_S)
         except KafkaException as error:
+            if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
+                continue  # made by someone else meanwhile, or not yet known to the broker asked
             msg = f"topic {name!r}: can't be made: {connection.hide(error.args[0].str())}"
             raise TopicsError(msg) from None
     checked = {each.topic.name: each for each in check(admin, topics, there)}
