@@ -1,0 +1,293 @@
+"""From Kafka to Kafka: how many rows a core takes, beside the bare loops of the same messages.
+
+The broker has one core, and each contender in turn the other. Messages are there before anything is
+timed. A flow's time is that between the stamps of its first and its last vector in the log, so
+that starting it is not counted; what the broker needs beyond its core would show as a core that
+is not busy, which is told too.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from confluent_kafka import Producer
+
+from benchmarks.contest import Child, Timing, WrongOutputError
+from benchmarks.kafka_broker import (
+    ANSWER_S,
+    address,
+    count_of,
+    on_core,
+    reader,
+    topics,
+    whole,
+)
+from benchmarks.kafka_flow import Flow, running
+from benchmarks.kafka_messages import MINUTE_MS, PARTITIONS, Market, Sent, bad
+from benchmarks.report import Line
+from feature_repo.market import market
+from sinks.vector_messages import VectorMessages
+
+PATIENCE_S = 180.0
+BAD_EVERY = 9
+"""A bad message after so many good ones: one in ten."""
+BY_THE_BROKER = {"message.timestamp.type": "LogAppendTime"}
+GOAL_OF_LOOPS = 0.5
+GOAL_OF_CLEAN = 0.8
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Messages in their topics.
+
+    Attributes:
+        names: the topics of bars and of news.
+        messages: how many there are.
+        vectors: how many vectors they make.
+        bad: how many can't be used.
+    """
+
+    names: tuple[str, str]
+    messages: int
+    vectors: int
+    bad: int
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a flow did.
+
+    Attributes:
+        seconds: between its first vector in the log and its last.
+        start_s: from its start to its first vector.
+        busy: share of a core that it used meanwhile.
+        values: its vectors as they are in the log.
+        dead: messages among the dead letters.
+        late: among the late ones.
+    """
+
+    seconds: float
+    start_s: float
+    busy: float
+    values: list[bytes]
+    dead: int
+    late: int
+
+
+def measure(
+    count: int, rounds: int, bootstrap: str | None = None
+) -> tuple[list[Line], list[Timing]]:
+    """Measures the loops, the flow, and the flow with bad input.
+
+    Args:
+        count: of sound messages.
+        rounds: how often each is measured.
+        bootstrap: address of the broker; by default the one that is found or started.
+    """
+    bootstrap = bootstrap or address()
+    cores = sorted(os.sched_getaffinity(0), reverse=True)
+    with ExitStack() as stack:
+        stack.enter_context(on_core(bootstrap, cores[-1]))
+        past = _past(count)
+        clean = _filled(stack, bootstrap, ((message, True) for message in past))
+        mixed = _filled(stack, bootstrap, _spoilt(past))
+        (produced,) = stack.enter_context(topics(bootstrap, {"vectors": PARTITIONS}))
+        first = _run(bootstrap, clean, cores[0])
+        _check(first, _run(bootstrap, mixed, cores[0]), clean, mixed)
+        _check_values(first.values, past)
+        _send(bootstrap, ((produced, None, value, 0) for value in first.values))
+        loops = {
+            "consume and decode": Child(
+                "benchmarks.kafka_loops:Consume",
+                {"bootstrap": bootstrap, "names": clean.names}, cores[0],
+            ),
+            "produce": Child(
+                "benchmarks.kafka_loops:Produce",
+                {"bootstrap": bootstrap, "source": produced, "properties": {}}, cores[0],
+            ),
+        }  # fmt: skip
+        for child in loops.values():
+            stack.callback(child.close)
+            child.hear()
+        return _rounds(bootstrap, (clean, mixed), loops, rounds, cores[0])
+
+
+def _rounds(
+    bootstrap: str,
+    inputs: tuple[Inputs, Inputs],
+    loops: dict[str, Child],
+    rounds: int,
+    core: int,
+) -> tuple[list[Line], list[Timing]]:
+    clean, mixed = inputs
+    names = ["kafka: bare consume and decode", "kafka: bare produce", "kafka: flow, a message"]
+    timings = [
+        Timing(names[0], clean.messages),
+        Timing(names[1], clean.vectors),
+        Timing(names[2], clean.messages),
+        Timing("kafka: flow with 10 % bad, a sound message", clean.messages),
+    ]
+    shares, of_clean, busy, starts = [], [], [], []
+    for _ in range(rounds):
+        seconds = [_looped(child) for child in loops.values()]
+        ran, with_bad = _run(bootstrap, clean, core), _run(bootstrap, mixed, core)
+        seconds += [ran.seconds, with_bad.seconds]
+        for timing, took_s in zip(timings, seconds, strict=True):
+            timing.ns_per_row.append(took_s * 1e9 / timing.rows)
+        shares.append((seconds[0] + seconds[1]) / ran.seconds)
+        of_clean.append(ran.seconds / with_bad.seconds)
+        busy.append(100 * ran.busy)
+        starts.append(ran.start_s)
+    rates = [1e6 / nanoseconds for nanoseconds in timings[2].ns_per_row]
+    return [
+        _share("kafka: share of what the loops allow together", shares, GOAL_OF_LOOPS),
+        _share("kafka: throughput with 10 % bad over clean", of_clean, GOAL_OF_CLEAN),
+        Line.value("kafka: messages of `market`, a core", rates, "k/s"),
+        Line.value("kafka: share of its core that the flow used", busy, "%"),
+        Line.value("kafka: start to first vector in the log", starts, "s"),
+    ], timings
+
+
+def _share(question: str, found: Sequence[float], goal: float) -> Line:
+    middle = float(np.median(found))
+    return Line(question, middle, min(found), max(found), "x", f">= {goal:g} x", middle >= goal)
+
+
+def _looped(child: Child) -> float:
+    child.tell("run")
+    return float(child.hear())
+
+
+# -- messages ---------------------------------------------------------------------------------
+
+
+def _past(count: int) -> list[Sent]:
+    """A market's last so many messages, stamped as if each had come 1 s after its time."""
+    return list(Market().history(count, _start_ms(count)))
+
+
+def _start_ms(count: int) -> int:
+    minutes = count // 1_000 + 60
+    return (time.time_ns() // 10**6 // MINUTE_MS - minutes) * MINUTE_MS
+
+
+def _filled(stack: ExitStack, bootstrap: str, messages: Iterable[tuple[Sent, bool]]) -> Inputs:
+    """Topics with messages; each says whether it can be used."""
+    bars, news = stack.enter_context(topics(bootstrap, {"bars": PARTITIONS, "news": PARTITIONS}))
+    sent = [0, 0, 0]
+
+    def records() -> Iterator[tuple[str, bytes | None, bytes, int]]:
+        for each, sound in messages:
+            sent[each.topic if sound else 2] += 1
+            yield (bars, news)[each.topic], each.key, each.value, each.stamp_ms
+        # Vectors become final as the partitions' clocks move on; nobody waits for these ones'.
+        for each in Market().closing(each.stamp_ms + 10 * MINUTE_MS):
+            yield (bars, news)[each.topic], each.key, each.value, each.stamp_ms
+
+    _send(bootstrap, records())
+    return Inputs((bars, news), sum(sent), sent[0], sent[2])
+
+
+def _spoilt(messages: Iterable[Sent]) -> Iterator[tuple[Sent, bool]]:
+    for number, message in enumerate(messages):
+        yield message, True
+        if number % BAD_EVERY == 0:
+            value = bad(number // BAD_EVERY, message.value)
+            yield Sent(message.topic, message.key, value, message.stamp_ms), False
+
+
+def _send(bootstrap: str, records: Iterable[tuple[str, bytes | None, bytes, int]]) -> None:
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "partitioner": "murmur2_random",
+            "linger.ms": 20,
+        }
+    )
+    for topic, key, value, stamp_ms in records:
+        while True:
+            try:
+                producer.produce(topic, value, key, timestamp=stamp_ms)
+                break
+            except BufferError:
+                producer.poll(0.05)
+    left = producer.flush(ANSWER_S)
+    assert left == 0, f"{left} messages were not delivered"
+
+
+# -- the flow ---------------------------------------------------------------------------------
+
+
+def _run(bootstrap: str, inputs: Inputs, core: int) -> Ran:
+    """Runs a flow over all there is, until all its vectors are in the log."""
+    name = f"bench-{uuid.uuid4().hex[:10]}"
+    output: dict[str, int] = {"vectors": PARTITIONS}
+    with topics(bootstrap, output, **BY_THE_BROKER) as (made,):
+        flow = Flow(
+            name, bootstrap, dict(zip(("bars", "news"), inputs.names, strict=True)),
+            "market", made, "producer",
+        )  # fmt: skip
+        with running(flow, core) as run:
+            began_ms = time.time_ns() // 10**6
+            before = run.cpu_seconds()
+            run.until_offsets(made, inputs.vectors, PATIENCE_S)
+            used = run.cpu_seconds() - before
+            run.drain()
+            stamps, values = _vectors(bootstrap, made)
+            letters = flow.letters()
+            dead = count_of(bootstrap, [name for name in letters if name.endswith(".dlq")])
+            late = count_of(bootstrap, [name for name in letters if name.endswith(".late")])
+    seconds = (stamps.max() - stamps.min()) / 1e3
+    start_s = (stamps.min() - began_ms) / 1e3
+    return Ran(float(seconds), float(start_s), used / (seconds + start_s), values, dead, late)
+
+
+def _vectors(bootstrap: str, topic: str) -> tuple[np.ndarray, list[bytes]]:
+    consumer = reader(bootstrap)
+    stamps: list[int] = []
+    values: list[bytes] = []
+    for piece in whole(consumer, [topic]):
+        stamps += [message.timestamp()[1] for message in piece]
+        values += [message.value() or b"" for message in piece]
+    consumer.close()
+    return np.array(stamps), values
+
+
+def _check(clean: Ran, mixed: Ran, good: Inputs, spoilt: Inputs) -> None:
+    """The same vectors, each once, and each bad message once among the dead letters."""
+    for ran, inputs, what in ((clean, good, "clean"), (mixed, spoilt, "bad")):
+        found = (len(ran.values), ran.dead, ran.late)
+        wanted = (inputs.vectors, inputs.bad, 0)
+        if found != wanted:
+            msg = f"{what} input must give {wanted} vectors, dead and late, found {found}"
+            raise WrongOutputError(msg)
+    if sorted(clean.values) != sorted(mixed.values):
+        msg = "bad messages among sound ones must change no vector, found others"
+        raise WrongOutputError(msg)
+
+
+def _check_values(values: Sequence[bytes], past: Iterable[Sent]) -> None:
+    """The vectors of the flow are those of the same rows computed in one go."""
+    found = pl.DataFrame(pl.from_arrow(VectorMessages(market).read(values)))
+    sent: tuple[list[bytes], list[bytes]] = ([], [])
+    stamps: tuple[list[int], list[int]] = ([], [])
+    for each in past:
+        sent[each.topic].append(each.value)
+        stamps[each.topic].append(each.stamp_ms)
+    frames = [
+        pl.read_ndjson(b"\n".join(lines)).with_columns(arrival_ts_ms=pl.Series(at))
+        for lines, at in zip(sent, stamps, strict=True)
+    ]
+    wanted = market.compute(bars=frames[0], news=frames[1])
+    keys = ["instrument_id", "timeframe", "ts"]
+    if not found.sort(keys).equals(wanted.select(found.columns).sort(keys)):
+        msg = "the flow must give the vectors of the rows computed in one go, found others"
+        raise WrongOutputError(msg)

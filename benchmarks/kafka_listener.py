@@ -1,0 +1,70 @@
+"""Listens to a topic of vectors as any reader would, and notes when each one came.
+
+``python -m benchmarks.kafka_listener JSON PATH`` listens until its input is closed, then writes
+the times of the vectors and those at which they came, in ns.
+"""
+
+from __future__ import annotations
+
+import gc
+import select
+import sys
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+import polars as pl
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from benchmarks.kafka_broker import ANSWER_S, reader
+
+MARK = b'"ts":"'
+
+
+def listen(bootstrap: str, topic: str) -> tuple[Any, Any]:
+    """Listens from now on: the times in the vectors, and when each came."""
+    consumer = reader(bootstrap, **{"fetch.wait.max.ms": 100, "enable.partition.eof": False})
+    parts = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, part, 0) for part in parts])
+    texts: list[bytes] = []
+    came: list[tuple[int, int]] = []
+    gc.disable()
+    sys.stdout.write("listening\n")
+    sys.stdout.flush()
+    ended = False
+    while True:
+        first = consumer.poll(0.05)
+        if first is None:
+            if ended:
+                break
+            ended = bool(select.select([sys.stdin], [], [], 0)[0])
+            continue
+        now_ns = time.time_ns()
+        piece = [first, *consumer.consume(10_000, 0)]
+        for message in piece:
+            error = message.error()
+            if error is not None:
+                if error.code() == KafkaError._PARTITION_EOF or error.retriable():
+                    continue
+                raise KafkaException(error)
+            value = message.value() or b""
+            at = value.find(MARK) + len(MARK)
+            texts.append(value[at : value.index(b'"', at)])
+        came.append((now_ns, len(texts)))
+    consumer.close()
+    return texts, came
+
+
+def main(told: str, path: str) -> None:
+    """Listens and writes."""
+    texts, came = listen(**msgspec.json.decode(told))
+    times = pl.Series([text.decode() for text in texts], dtype=pl.String)
+    ts_ns = times.str.to_datetime("%+", time_unit="ns", time_zone="UTC").to_physical().to_numpy()
+    moments = np.array([moment for moment, _ in came], np.int64)
+    counts = np.diff([0, *(count for _, count in came)])
+    np.savez(path, ts_ns=ts_ns, came_ns=np.repeat(moments, counts))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])
