@@ -143,7 +143,6 @@ class Engine:
         self.__dict__.update(self.fork().__dict__)
         if waiting is not None:  # runs have other numbers now
             waiting.begin()
-            waiting.touch_all()
             self.waiting = waiting
         self.runs_kept = max(sum(map(len, self.tables)), FEWEST_RUNS)
 
@@ -336,13 +335,13 @@ class Engine:
         return entities, Labels(entities.codes, table.series)
 
     def keep_provisional(self) -> Provisional:
-        """Gives what tells provisional vectors as rows come in; at first those of all that wait."""
+        """Gives what tells provisional vectors as rows come in."""
         self.waiting = Provisional(self)
         return self.waiting
 
     def provisional(self) -> Vectors | None:
         """What would be final if all partitions ended here, without changing anything."""
-        return Provisional(self).all_vectors()
+        return Provisional(self).vectors()
 
     def fork(self) -> Engine:
         """An engine with the same state that shares nothing with this one."""

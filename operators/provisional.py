@@ -45,7 +45,7 @@ class Provisional:
         self.begin()
 
     def begin(self) -> None:
-        """Takes in all rows that are pending."""
+        """Takes in all rows that are pending, and all entities for touched, at all instants."""
         engine = self.engine
         self.touched = Touched()
         self.tails = {
@@ -55,6 +55,9 @@ class Provisional:
         for name, pending in engine.pending.items():
             for rows in pending.chunks:
                 self.add(name, rows)
+        for tail in self.tails.values():
+            tail.meet()
+        self.touched.add_all()
 
     def add(self, stream: str, rows: Rows) -> None:
         """Takes in rows that have become pending."""
@@ -64,7 +67,7 @@ class Provisional:
         """The provisional vectors of the entities that rows have come in for since the last call.
 
         Of each entity those from the instant of the earliest of these rows on: no earlier one has
-        changed. Final vectors are not among them.
+        changed. The first call gives all. Final vectors are not among them.
         """
         if not self.touched.count:
             return None
@@ -78,17 +81,6 @@ class Provisional:
             scope = self._settled(trial, entities, runs, rows).get(engine.plan.output)
             vectors = engine.vectors_of(scope) if scope is not None else None
         return self._since(vectors) if vectors is not None else None
-
-    def all_vectors(self) -> Vectors | None:
-        """Those of all entities, at all instants."""
-        self.touch_all()
-        return self.vectors()
-
-    def touch_all(self) -> None:
-        """Takes all entities for touched, at all instants."""
-        for tail in self.tails.values():
-            tail.meet()
-        self.touched.add_all()
 
     def _settled(
         self, trial: _Trial, entities: Int64s, runs: dict[str, Int64s], rows: dict[str, Rows]
