@@ -109,9 +109,9 @@ class Recomputation:
             yield vectors_table(self._set, vectors)
 
     def vectors(self) -> Iterator[Vectors]:
-        """Gives the vectors of the range that are final in every lane."""
+        """Gives the vectors of the range that are final in every lane, and reads no further."""
         reading = list(self._open)
-        while reading:
+        while reading and self.final_until_ns < self._span.to_ns:
             slowest = min(reading, key=lambda each: each.clock_ns)
             self._compute(self._read(slowest))
             if slowest.input.reader.position >= slowest.input.end:
@@ -120,6 +120,7 @@ class Recomputation:
                 self._compute(_silence(slowest))
             yield from self._final()
             self._watch(self._done(), self._total)
+        self._watch(self._total, self._total)
 
     def _final(self) -> Iterator[Vectors]:
         """Those of the vectors waiting that all lanes have got to."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -19,14 +23,19 @@ from dataflows import verify as verifying
 from dataflows.cli import app
 from dataflows.commands.diff import compare
 from dataflows.commands.replay import Request, run, spelled
+from dataflows.live_plan import plan_flow
 from dataflows.live_settings import LiveSettings, live_settings
 from dataflows.log_inputs import Range, needed_history_ns
 from dataflows.named_sets import named_set
+from dataflows.recompute import recomputing
+from dataflows.replay import settings_of_set
 from operators.feature_set import FeatureSet
 from operators.frames import schema
 from operators.streams import Field, Stream
 from sinks.dataset import read_vectors
-from sources.kafka_client import murmur2
+from sources.archiving import archive_topics
+from sources.kafka_client import Connection, murmur2
+from sources.kafka_log import OffsetGoneError
 from tests.kafka_topics import read_topic
 from tests.services.kafka import Topics
 
@@ -393,3 +402,145 @@ def test_windows_over_windows_need_the_sum_of_their_spans():
     assert needs(x.mean(), emit=hop) == 5 * MINUTE_NS
     assert needs(span.mean(), emit=hop) == 15 * MINUTE_NS
     assert needs(x, emit=hop) is None
+
+
+STAMPED = Stream("ticks", "sensor_id", (Field("x"),), max_delay_ns=2 * 10**9, future_skew_ns=10**8)
+"""Rows that the broker's clock makes final within moments."""
+x = STAMPED.col("x")
+counted = FeatureSet(
+    "counted",
+    "v1",
+    STAMPED,
+    {"mean_1s": x.rolling_mean("1s"), "count_1s": x.rolling_count("1s")},
+)
+rowed = FeatureSet(
+    "rowed", "v1", STAMPED, {"mean_20": x.rolling_mean(20), "count": x.rolling_count(50)}
+)
+
+
+def ticks(now_ns: int, count: int, entities: int = 8, seed: int = 0) -> pl.DataFrame:
+    """Rows of the last second before a time."""
+    rng = np.random.default_rng(seed)
+    ts_ns = now_ns - 10**9 + np.sort(rng.integers(0, 10**9, count))
+    return pl.DataFrame(
+        {
+            "sensor_id": rng.choice([f"s{i}" for i in range(entities)], count),
+            "ts_ns": ts_ns,
+            "x": rng.standard_normal(count),
+        }
+    )
+
+
+@pytest.fixture
+def ticking(kafka: str, topic: Topics, tmp_path: Path) -> Flow:
+    """A flow over a topic whose messages the broker stamps."""
+    return Flow(
+        kafka, {"ticks": topic(4, append_time=True)}, topic(2), topic(append_time=True), tmp_path,
+        inputs={"ticks": {"arrival": "broker"}},
+        sets={f"{__name__}:counted": {"topic": "counted"}, f"{__name__}:rowed": {"topic": "rowed"}},
+    )  # fmt: skip
+
+
+def until_final(flow: Flow, name: str, span: Range, history_ns: int | None = None) -> Any:
+    """Replays until the broker's clock has made all of the range final."""
+    feature_set = named_set(name)
+    plan = plan_flow(settings_of_set(flow.settings(), name, feature_set))
+    for _ in range(100):
+        with recomputing(plan, feature_set, span, history_ns) as (computation, inputs):
+            tables = [table.cast(schema(feature_set)) for table in computation.tables()]
+            assert computation.final_until_ns <= span.to_ns
+            if computation.final_until_ns == span.to_ns:
+                return pa.concat_tables(tables), inputs
+    msg = "the clock of the broker stands"
+    raise AssertionError(msg)
+
+
+def test_silent_partitions_are_final_by_the_brokers_clock(ticking):
+    now_ns = time.time_ns()
+    rows = ticks(now_ns, 400, entities=1)
+    publish(ticking.bootstrap, ticking.topics["ticks"], rows, 4)
+    span = Range(now_ns - 10**9, now_ns + 1)
+    table, inputs = until_final(ticking, f"{__name__}:counted", span)
+    assert sum(each.end > 0 for each in inputs) == 1
+    wanted = expected(counted, span, ticks=rows)
+    assert same_bits(counted, table, wanted) == len(wanted) == 400
+
+
+def test_what_comes_after_the_range_is_not_read(ticking):
+    first_ns = time.time_ns()
+    rows = ticks(first_ns, 300)
+    publish(ticking.bootstrap, ticking.topics["ticks"], rows, 4)
+    span = Range(first_ns - 10**9, first_ns - 5 * 10**8)
+    wanted = expected(counted, span, ticks=rows)
+    table, inputs = until_final(ticking, f"{__name__}:counted", span)
+    same_bits(counted, table, wanted)
+    ends = {each.partition: each.end for each in inputs}
+    later = ticks(time.time_ns(), 300, seed=1)
+    publish(ticking.bootstrap, ticking.topics["ticks"], later, 4)
+    table, inputs = until_final(ticking, f"{__name__}:counted", span)
+    same_bits(counted, table, wanted)
+    assert {each.partition: each.end for each in inputs} == ends
+
+
+def test_less_history_by_hand_begins_later_and_gives_what_it_saw(ticking):
+    first_ns = time.time_ns()
+    rows = ticks(first_ns, 300)
+    publish(ticking.bootstrap, ticking.topics["ticks"], rows, 4)
+    while time.time_ns() < first_ns + 25 * 10**8:
+        time.sleep(0.1)
+    now_ns = time.time_ns()
+    later = ticks(now_ns, 300, seed=1)
+    publish(ticking.bootstrap, ticking.topics["ticks"], later, 4)
+    span = Range(now_ns - 10**9, now_ns + 1)
+    both = pl.concat([rows, later])
+    whole, _ = until_final(ticking, f"{__name__}:rowed", span)
+    same_bits(rowed, whole, expected(rowed, span, ticks=both))
+    part, inputs = until_final(ticking, f"{__name__}:rowed", span, 10**9)
+    same_bits(rowed, part, expected(rowed, span, ticks=later))
+    assert sum(each.start for each in inputs) == len(rows)
+    spans, inputs = until_final(ticking, f"{__name__}:counted", span)
+    same_bits(counted, spans, expected(counted, span, ticks=both))
+    assert sum(each.start for each in inputs) == len(rows)
+
+
+def forget(bootstrap: str, topic: str, ends: Mapping[int, int]) -> None:
+    client = AdminClient({"bootstrap.servers": bootstrap})
+    places = [TopicPartition(topic, number, end) for number, end in ends.items()]
+    for done in client.delete_records(places).values():
+        done.result(20)
+
+
+def test_an_archive_gives_what_the_log_has_forgotten(market):
+    feature_set = named_set("market")
+    span = minutes(30, 85)
+    connection = Connection(market.bootstrap)
+    copied = archive_topics(connection, list(market.topics.values()), market.folder / "past")
+    later = bars().with_columns(
+        pl.col("ts_ns") + BARS * MINUTE_NS, pl.col("arrival_ts_ns") + BARS * MINUTE_NS
+    )
+    fresh = news().with_columns(
+        pl.col("ts_ns") + BARS * MINUTE_NS,
+        pl.col("arrival_ts_ns") + BARS * MINUTE_NS,
+        event_id="new" + pl.col("event_id"),
+    )
+    publish(market.bootstrap, market.topics["bars"], later)
+    publish(market.bootstrap, market.topics["news"], fresh)
+    whole = minutes(30, 170)
+    frames = {"bars": pl.concat([bars(), later]), "news": pl.concat([news(), fresh])}
+    wanted = expected(feature_set, whole, **frames)
+    same_bits(feature_set, replayed(market, "market", whole, "log"), wanted)
+
+    for each in copied:
+        forget(market.bootstrap, each.topic, {each.partition: each.end - 20})
+    table = replayed(market, "market", span, "less")
+    assert not compare(table, wanted.to_arrow().cast(schema(feature_set))).equal
+    market.inputs = {name: {"archive": str(market.folder / "past")} for name in market.topics}
+    same_bits(feature_set, replayed(market, "market", whole, "hybrid"), wanted)
+
+    for each in copied:
+        forget(market.bootstrap, each.topic, {each.partition: each.end + 5})
+    with pytest.raises(OffsetGoneError, match="must hold offset"):
+        replayed(market, "market", whole, "gap")
+    # What lies before the gap needs no log at all.
+    same_bits(feature_set, replayed(market, "market", minutes(30, 60), "before"),
+              expected(feature_set, minutes(30, 60), **frames))  # fmt: skip
