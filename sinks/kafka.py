@@ -81,8 +81,12 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
         self._direct: Direct | None = None
         self._early: Direct | None = None
         self.lane: Lane | None = None
-        if sink.output.delivery == "exactly_once":
-            self.lane = Lane(name, number, sink.tenancy, self._accept, sink.beat)
+        output, tenancy = sink.output, sink.tenancy
+        topics = [topic for topic in (output.topic, output.provisional_topic) if topic]
+        if output.delivery == "exactly_once":
+            self.lane = Lane(name, number, tenancy, topics, self._accept, sink.beat)
+        else:
+            tenancy.progress.require(topics)
 
     def write_batch(self, values: list[Vectors]) -> None:
         """Hands vectors over."""

@@ -11,6 +11,7 @@ TRANSIENT = frozenset(
         KafkaError._DESTROY,
         KafkaError._FATAL,
         KafkaError._FENCED,
+        KafkaError._INCONSISTENT,  # of a commit whose records failed: theirs says why
         KafkaError._INTR,
         KafkaError._IN_PROGRESS,
         KafkaError._MSG_TIMED_OUT,
@@ -63,6 +64,10 @@ class KafkaSinkError(RuntimeError):
 
 class DeliveryError(KafkaSinkError):
     """Kafka refuses what is written, and will go on to."""
+
+
+class MissingTopicError(KafkaSinkError):
+    """A topic that does not exist."""
 
 
 class FencedError(KafkaSinkError):

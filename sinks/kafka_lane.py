@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
@@ -125,6 +125,7 @@ class Lane:
         name: the transactional id.
         number: of the lane, which tells the partition of its progress.
         tenancy: who writes.
+        topics: where records go; they must exist.
         accepts: is shown the progress that is found before anything is written, and raises where
             it cannot be gone on from.
         beat: is called while a call waits, so that a long outage is not taken for a hang.
@@ -138,6 +139,7 @@ class Lane:
         name: str,
         number: int,
         tenancy: Tenancy,
+        topics: Iterable[str],
         accepts: Callable[[State], None] = lambda state: None,
         beat: Callable[[], None] = _nothing,
     ) -> None:
@@ -147,6 +149,7 @@ class Lane:
         self._number = number
         self._tenancy = tenancy
         self._connection = tenancy.progress.connection
+        self._topics = tuple(topics)
         self._accepts = accepts
         self._beat = beat
         self._changed = threading.Condition()
@@ -238,6 +241,7 @@ class Lane:
         """Fences earlier runs, reads how far they came, and says that the lane is ours."""
         while True:
             try:
+                self._tenancy.progress.require(self._topics)
                 self._owned(self._found(whole=False))  # before the fence: it would stop the owner
                 self._replace_producer()
                 state = self._owned(self._found(whole=True))
@@ -339,6 +343,7 @@ class Lane:
             self._pause(error)
             self.counts.retries += 1
             try:
+                self._tenancy.progress.require(self._topics)
                 self._ours(self._found(whole=False))  # before the fence: it would stop the other
                 self._replace_producer()
                 return self._ours(self._found(whole=True))

@@ -105,7 +105,7 @@ class LettersPart(StatefulSinkPartition[Letters, Kept]):
         self._sink = sink
         self._resumed = resumed
         self._positions: dict[str, int] | None = None
-        self.lane = Lane(name, number, sink.tenancy, self._accept, sink.beat)
+        self.lane = Lane(name, number, sink.tenancy, sink.targets, self._accept, sink.beat)
 
     def write_batch(self, values: list[Letters]) -> None:
         """Hands letters over."""
@@ -163,6 +163,9 @@ class KafkaLettersSink(FixedPartitionedSink[Letters, Kept]):
         carried: what earlier snapshots, of a flow that was cut otherwise, keep of lanes.
         watch: is shown each part, for metrics.
         beat: is called while the sink waits for Kafka.
+
+    Attributes:
+        targets: the topics that letters go to.
     """
 
     def __init__(
@@ -177,6 +180,7 @@ class KafkaLettersSink(FixedPartitionedSink[Letters, Kept]):
         self.tenancy = tenancy
         self.beat = beat
         self._topics = topics
+        self.targets = [name(t) for t in topics.values() for name in (dead_topic, late_topic)]
         self._lanes = {key_of(number): number for number in sorted(lanes)}
         self._index = {part: index for index, part in enumerate(sorted(self._lanes))}
         self._carried = carried or {}

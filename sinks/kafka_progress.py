@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,11 +20,13 @@ from confluent_kafka import (
     IsolationLevel,
     KafkaError,
     KafkaException,
+    TopicCollection,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from sources.kafka_client import TIMEOUT_S, Connection, is_hopeless, topic_facts
+from sinks.kafka_errors import MissingTopicError
+from sources.kafka_client import Connection, error_of, is_hopeless
 
 State: TypeAlias = Mapping[str, Any]
 """What a lane says of itself."""
@@ -32,6 +34,12 @@ State: TypeAlias = Mapping[str, Any]
 SLICE_S = 0.05
 """How long one lane may read while others wait to."""
 MOST_MESSAGES = 10_000
+ANSWER_S = 5.0
+"""How long a question to the cluster may take before it is asked again."""
+MOST_WAIT_S = 30.0
+"""How long a read waits for open transactions: longer than these may stay open."""
+PATIENCE_S = 5.0
+"""How long a topic may be unknown: a broker that starts does not know all of them at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +86,48 @@ class ProgressLog:
         self._last: dict[int, dict[bytes, bytes]] = {}
 
     def partition_of(self, lane: int) -> int:
-        """The partition with the records of a lane.
+        """The partition with the records of a lane."""
+        with self._lock:
+            known = self._partitions
+        if not known:
+            known = self.require([self.topic])[self.topic]
+            with self._lock:
+                self._partitions = known
+        return lane % known
+
+    def require(self, topics: Iterable[str]) -> dict[str, int]:
+        """Gives the number of partitions of topics.
 
         Raises:
-            KafkaInputError: when there is no such topic, or the cluster cannot be asked.
+            MissingTopicError: when one does not exist.
+            KafkaException: when the cluster does not answer.
         """
-        with self._lock:
-            if not self._partitions:
-                facts = topic_facts(self.connection, [self.topic], stamps=False)
-                self._partitions = facts[self.topic].partitions
-        return lane % self._partitions
+        found: dict[str, int] = {}
+        deadline_s = time.monotonic() + PATIENCE_S
+        while missing := sorted({*topics} - found.keys()):
+            found |= self._partitions_of(missing)
+            if missing == sorted({*topics} - found.keys()):
+                if time.monotonic() > deadline_s:
+                    msg = (
+                        f"topic `{missing[0]}` must exist, found none; create it, and start the "
+                        "flow again"
+                    )
+                    raise MissingTopicError(msg)
+                time.sleep(SLICE_S)
+        return found
+
+    def _partitions_of(self, topics: list[str]) -> dict[str, int]:
+        """The number of partitions of those topics that the cluster knows at the moment."""
+        found = {}
+        asked = self._asking().describe_topics(TopicCollection(topics), request_timeout=ANSWER_S)
+        for name, answer in asked.items():
+            try:
+                found[name] = len(answer.result(timeout=2 * ANSWER_S).partitions)
+            except KafkaException as error:
+                held = error_of(error)
+                if held is None or held.code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+        return found
 
     def read(self, name: str, lane: int, *, whole: bool) -> Progress | None:
         """Reads the last committed record of a lane.
@@ -100,12 +140,21 @@ class ProgressLog:
                 read what is committed by now.
 
         Raises:
-            KafkaInputError: when the cluster cannot be asked.
-            KafkaException: when it does not answer in time.
+            MissingTopicError: when the topic does not exist.
+            KafkaException: when the cluster does not answer in time.
         """
-        number = self.partition_of(lane)
+        try:
+            return self._read(name, self.partition_of(lane), whole=whole)
+        except KafkaException:
+            with self._lock:
+                # A client may hold on to what it knew of a broker before that was restarted: one
+                # got FENCED_LEADER_EPOCH for ever.
+                self._admin = self._consumer = None
+            raise
+
+    def _read(self, name: str, number: int, *, whole: bool) -> Progress | None:
         end = self._end(number, whole=whole)
-        deadline_s = time.monotonic() + 2 * TIMEOUT_S
+        deadline_s = time.monotonic() + MOST_WAIT_S
         while self._read_some(number, end) < end:
             if time.monotonic() > deadline_s:
                 where = f"partition {number} of topic `{self.topic}`"
@@ -121,9 +170,9 @@ class ProgressLog:
         place = TopicPartition(self.topic, number)
         latest: Any = OffsetSpec.latest
         asked = self._asking().list_offsets(
-            {place: latest()}, isolation_level=isolation, request_timeout=TIMEOUT_S
+            {place: latest()}, isolation_level=isolation, request_timeout=ANSWER_S
         )
-        return int(asked[place].result(timeout=TIMEOUT_S + 5).offset)
+        return int(asked[place].result(timeout=2 * ANSWER_S).offset)
 
     def _asking(self) -> AdminClient:
         with self._lock:
@@ -148,8 +197,10 @@ class ProgressLog:
     def _begin(self, number: int) -> None:
         self._positions[number] = 0
         self._last[number] = {}
-        places = [TopicPartition(self.topic, n, at) for n, at in self._positions.items()]
-        self._reading().assign(places)
+        self._assign(self._reading())
+
+    def _assign(self, consumer: Consumer) -> None:
+        consumer.assign([TopicPartition(self.topic, n, at) for n, at in self._positions.items()])
 
     def _reading(self) -> Consumer:
         if self._consumer is None:
@@ -163,6 +214,7 @@ class ProgressLog:
                     auto_offset_reset="earliest",
                 )
             )
+            self._assign(self._consumer)
         return self._consumer
 
     def _consume(self) -> None:
