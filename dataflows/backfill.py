@@ -37,7 +37,7 @@ from operators.account import Fate
 from operators.batch import Batch, Vectors
 from operators.dead_letters import DeadLetters
 from operators.engine import Engine, Refused
-from operators.extract import Extracted, extract, key_of
+from operators.extract import Donors, Extracted, extract, key_of
 from operators.feature_set import FeatureSet
 from operators.kernels.hashing import KEY_GROUPS, key_groups
 from operators.plan import compile_plan
@@ -81,7 +81,7 @@ def build(settings: BackfillSettings, progress: Progress | None = None) -> Dataf
         plan,
         lambda _: partitions,
         end_ns,
-        WarmUp(plan, own, settings.batch_rows) if settings.warm_up else lambda _: None,
+        Donors(WarmUp(plan, own, settings.batch_rows)) if settings.warm_up else Donors(),
         watch,
     )
 

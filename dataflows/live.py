@@ -53,7 +53,7 @@ from dataflows.timed import TimedSink
 from operators.batch import Batch, Vectors
 from operators.durations import NS_PER_UNIT
 from operators.engine import Refused
-from operators.extract import Extracted, extract, key_of
+from operators.extract import Donors, Extracted, extract, key_of
 from operators.feature_set import FeatureSet
 from operators.plan import compile_plan
 from operators.route import lane_of_partition, lanes_by_hash
@@ -240,7 +240,7 @@ def _extract(
         lambda batch: plan.heard(feature_set, batch),
         watch=context.observed.watch_engine,
         # Lanes move only where a partition is a lane.
-        carried=lambda batch: states.get(key_of(int(batch.partition))),
+        donors=Donors(carried=lambda batch: states.get(key_of(int(batch.partition)))),
     )
 
 

@@ -10,6 +10,7 @@ flow just stops and keeps its state.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol, TypeAlias
 
@@ -20,6 +21,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from operators.batch import NO_CLOCK_NS, Batch, Vectors
 from operators.engine import Engine, PartitionId, Refused
 from operators.plan import Plan
+from operators.provisional import Provisional
 from operators.snapshot import restore, snapshot
 
 Extracted: TypeAlias = Vectors | Refused
@@ -44,6 +46,23 @@ def _nothing(_: object) -> None:
     """Has nothing to give."""
 
 
+@dataclass(frozen=True, slots=True)
+class Donors:
+    """Where states come from beside Bytewax.
+
+    Attributes:
+        rebuilt: gives a snapshot to take sections from that the one to resume from lacks.
+        carried: gives the snapshot of a key whose state comes from another flow, by its first
+            batch.
+    """
+
+    rebuilt: Callable[[bytes], bytes | None] = _nothing
+    carried: Callable[[Batch], bytes | None] = _nothing
+
+
+NO_DONORS = Donors()
+
+
 class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
     """The engine of one key.
 
@@ -52,6 +71,7 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
             tells a builder no key, so that only a batch says whose engine this is.
         engine: a restored one.
         watch: is shown the engine.
+        provisional: whether vectors are also given before they are final.
     """
 
     def __init__(
@@ -59,15 +79,22 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
         begin: Callable[[Batch, Engine | None], Engine],
         engine: Engine | None = None,
         watch: Watch = _nothing,
+        *,
+        provisional: bool = False,
     ) -> None:
         self._begin = begin
         self._begun = False
         self._engine = engine
         self._watch = watch
         self._meter = watch(engine) if engine is not None else None
+        self._wanted = provisional
+        self._provisional: Provisional | None = None
 
     def on_batch(self, values: list[Batch]) -> tuple[Iterable[Extracted], bool]:
-        """Gives what the batches have made final, and the rows they could not apply."""
+        """Gives what the batches have made final, and the rows they could not apply.
+
+        And at last, if they are wanted, the provisional vectors that differ by these batches.
+        """
         began_s = perf_counter()
         found: list[Extracted] = []
         for batch in values:
@@ -75,6 +102,10 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
             found.extend(output.refused)
             if output.vectors is not None:
                 found.append(output.vectors)
+        if self._provisional is not None:
+            vectors = self._provisional.vectors()
+            if vectors is not None:
+                found.append(vectors)
         if self._meter is not None:
             self._meter.computed(perf_counter() - began_s)
         return found, StatefulBatchLogic.RETAIN
@@ -85,6 +116,7 @@ class Extract(StatefulBatchLogic[Batch, Extracted, bytes]):
             if engine is not self._engine:
                 self._meter = self._watch(engine)
             self._engine, self._begun = engine, True
+            self._provisional = engine.keep_provisional() if self._wanted else None
         return self._engine
 
     def on_eof(self) -> tuple[Iterable[Extracted], bool]:
@@ -117,9 +149,9 @@ def extract(
     plan: Plan,
     partitions: Callable[[Batch], Sequence[PartitionId]],
     end_ns: int = NO_CLOCK_NS,
-    rebuilt: Callable[[bytes], bytes | None] = _nothing,
+    donors: Donors = NO_DONORS,
     watch: Watch = _nothing,
-    carried: Callable[[Batch], bytes | None] = _nothing,
+    provisional: bool = False,
 ) -> KeyedStream[Extracted]:
     """Turns routed batches into vectors.
 
@@ -129,25 +161,26 @@ def extract(
         plan: of the set.
         partitions: all partitions of all input streams that the key of a first batch hears.
         end_ns: see :class:`operators.engine.Engine`.
-        rebuilt: gives a snapshot to take sections from that the one to resume from lacks.
+        donors: have states to begin with, or parts of them.
         watch: is shown each engine.
-        carried: gives the snapshot of a key whose state comes from another flow, by its first
-            batch.
+        provisional: whether vectors are also given before they are final, as soon as their rows
+            are there and whenever they change.
     """
 
     def restored(state: bytes, known: Sequence[PartitionId]) -> Engine:
-        return restore(plan, known, state, rebuilt=rebuilt(state), end_ns=end_ns)
+        return restore(plan, known, state, rebuilt=donors.rebuilt(state), end_ns=end_ns)
 
     def begin(batch: Batch, engine: Engine | None) -> Engine:
         known = partitions(batch)
         if engine is not None:
             engine.expect(known)
             return engine
-        state = carried(batch)
+        state = donors.carried(batch)
         return restored(state, known) if state is not None else Engine(plan, known, end_ns)
 
     def build(state: bytes | None) -> Extract:
         # A snapshot that does not fit must stop the flow at its start, not at its first batch.
-        return Extract(begin, restored(state, ()) if state is not None else None, watch)
+        engine = restored(state, ()) if state is not None else None
+        return Extract(begin, engine, watch, provisional=provisional)
 
     return op.stateful_batch("engine", up, build)

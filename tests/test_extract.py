@@ -17,7 +17,7 @@ from bytewax.testing import TestingSink, TestingSource, run_main
 from operators.account import Fate
 from operators.batch import Batch, Vectors
 from operators.engine import Engine, PartitionId, Refused
-from operators.extract import Extracted, extract, key_of
+from operators.extract import Donors, Extracted, extract, key_of
 from operators.feature_set import FeatureSet
 from operators.plan import compile_plan
 from operators.route import lane_of_partition
@@ -133,7 +133,9 @@ def test_a_lane_goes_on_from_a_state_that_is_carried_over():
             if batch.partition == str(lane):
                 before |= in_bits(shown(market, engine.process(batch).vectors))
         states[key_of(lane)] = snapshot(engine)
-    after = vectors_of(ran(taken[half:], carried=lambda b: states.get(key_of(int(b.partition)))))
+    after = vectors_of(
+        ran(taken[half:], donors=Donors(carried=lambda b: states.get(key_of(int(b.partition)))))
+    )
     assert not before.keys() & after.keys()
     assert before | after == by_lanes(taken)
     assert before
@@ -161,3 +163,28 @@ def test_a_refused_row_keeps_the_position_it_came_from():
         source, rows = taken[item.batch.positions[0] // 1000], item.batch.positions % 1000
         assert (source.stream, source.partition) == (item.batch.stream, item.batch.partition)
         assert source.ts_ns[rows].tolist() == item.batch.ts_ns.tolist()
+
+
+def test_provisional_vectors_come_after_the_final_ones_and_end_up_as_them():
+    taken = read_by_lane()
+    final: Found = {}
+    last: Found = {}
+    before = 0
+    for item in ran(taken, provisional=True):
+        if isinstance(item, Vectors):
+            found = in_bits(shown(market, item))
+            assert not found.keys() & final.keys()
+            if item.final:
+                before += sum(last.get(identity) == vector for identity, vector in found.items())
+                final |= found
+            last |= found
+    assert final == by_lanes(taken)
+    assert before
+
+
+def test_without_rows_nothing_provisional_is_given():
+    taken = read_by_lane()[:6]
+    nothing = [replace(batch.slice(0, 0), clock_ns=batch.clock_ns) for batch in taken]
+    once = [item for item in ran(taken, provisional=True) if isinstance(item, Vectors)]
+    again = ran([*taken, *nothing, *nothing], provisional=True)
+    assert sum(isinstance(item, Vectors) for item in again) == len(once) > 0
