@@ -55,6 +55,10 @@ lock: ## Write the lock files again (needs uv)
 	@$(UV) pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --extra dev \
 		--generate-hashes --no-emit-index-url --custom-compile-command 'make lock' \
 		pyproject.toml -o requirements.lock
+	@echo 'setuptools>=77' | $(UV) pip compile --quiet --universal --fork-strategy fewest \
+		--python-version 3.11 --constraints requirements.lock --generate-hashes --no-emit-index-url \
+		--no-annotate --custom-compile-command 'make lock' pyproject.toml - \
+		-o deploy/requirements.lock
 	@printf '%s\n' $(DEMO_PACKAGES) | $(UV) pip compile --quiet --universal --no-deps \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command 'make lock' - -o demo-requirements.lock
