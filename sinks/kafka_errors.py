@@ -26,6 +26,7 @@ TRANSIENT = frozenset(
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
+        KafkaError._UNKNOWN_TOPIC,  # whether a topic is missing is asked before each attempt
         KafkaError._WAIT_COORD,
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.CONCURRENT_TRANSACTIONS,
@@ -51,6 +52,7 @@ TRANSIENT = frozenset(
         KafkaError.THROTTLING_QUOTA_EXCEEDED,
         KafkaError.TRANSACTION_COORDINATOR_FENCED,
         KafkaError.UNKNOWN_PRODUCER_ID,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.UNSTABLE_OFFSET_COMMIT,
     }
 )
