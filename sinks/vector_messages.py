@@ -143,11 +143,13 @@ class VectorMessages:
                     continue
                 tables += [self._table(rows), self._read_stream(value)]
                 rows = []
-            except (ValueError, msgspec.DecodeError, pa.ArrowException) as error:
-                expected = f"{self.feature_set.name}.{self.feature_set.version}"
-                msg = f"message {number}: must be a vector of {expected}, {error}"
-                raise UnreadableMessageError(msg) from None
+            except (ValueError, OSError, msgspec.DecodeError, pa.ArrowException) as error:
+                raise self._unreadable(f"message {number}", error) from None
         return pa.concat_tables([*tables, self._table(rows)])
+
+    def _unreadable(self, where: str, error: Exception) -> UnreadableMessageError:
+        expected = f"{self.feature_set.name}.{self.feature_set.version}"
+        return UnreadableMessageError(f"{where}: must be a vector of {expected}, {error}")
 
     def _read_stream(self, value: bytes) -> pa.Table:
         table = pa.ipc.open_stream(value).read_all()
@@ -161,7 +163,10 @@ class VectorMessages:
         for number, field in enumerate(self._schema):
             cells = [getattr(row, f"c{number}") for row in rows]
             if pa.types.is_timestamp(field.type):
-                columns.append(pa.array(parsed_ns(cells)).cast(field.type))
+                try:
+                    columns.append(pa.array(parsed_ns(cells)).cast(field.type))
+                except ValueError as error:
+                    raise self._unreadable(f"field `{field.name}`", error) from None
             else:
                 columns.append(pa.array(cells, field.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
