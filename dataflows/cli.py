@@ -11,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from dataflows.failures import REFUSED, refusals
+from dataflows.processes import FailedProcessError
 from operators.kernels.hashing import KEY_GROUPS
 
 app = typer.Typer(
@@ -21,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-REFUSED = 2
-"""Exit code of a command that was asked for what cannot be."""
 
 SetName = Annotated[
     str, typer.Argument(metavar="SET", help="Name of a shipped set, or MODULE:ATTRIBUTE of yours.")
@@ -65,30 +65,17 @@ def _console() -> Console:
 @contextmanager
 def _in_words() -> Iterator[None]:
     """Prints what a user can mend without a traceback, and ends with code 2."""
-    from dataflows.manifest import RecoveryError
-    from dataflows.named_sets import UnknownSetError
-    from dataflows.processes import FailedProcessError
-    from dataflows.settings import SettingsError
-    from dataflows.shards import UnsplittableError
-    from dataflows.topics import TopicsError
-    from operators.decode import RefusedInputError
-    from sinks.dataset import UnreadableError
-    from sinks.shelf import OccupiedError
-    from sinks.vector_messages import UnreadableMessageError
-    from sources.archive import ArchiveError
-    from sources.kafka_client import KafkaInputError
-
-    refused = (
-        RecoveryError, UnknownSetError, SettingsError, UnsplittableError, RefusedInputError,
-        UnreadableError, OccupiedError, TopicsError, KafkaInputError, ArchiveError,
-        UnreadableMessageError,
-    )  # fmt: skip
     try:
         yield
-    except (*refused, FailedProcessError) as error:
+    except _told_in_words() as error:
         said = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True, soft_wrap=True).print(said)
-        raise typer.Exit(1 if isinstance(error, FailedProcessError) else REFUSED) from None
+        failed = isinstance(error, FailedProcessError)
+        raise typer.Exit(1 if failed else REFUSED) from None
+
+
+def _told_in_words() -> tuple[type[Exception], ...]:
+    return (*refusals(), FailedProcessError)
 
 
 @app.command()

@@ -8,25 +8,33 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-from dataflows.supervise import REFUSED
-
 log = logging.getLogger("riffle")
+
+REFUSED = 2
+"""Exit code for what was asked and cannot be."""
 
 
 def refusals() -> tuple[type[Exception], ...]:
-    """Errors that a person must mend: a restart would end the same way."""
+    """Errors that a person must mend: to try again would end the same way."""
+    # Looked up when something has failed: a command must not load all that others may fail with.
     from dataflows.manifest import RecoveryError
     from dataflows.named_sets import UnknownSetError
     from dataflows.settings import SettingsError
+    from dataflows.shards import UnsplittableError
     from dataflows.topics import TopicsError
     from operators.decode import RefusedInputError
     from operators.snapshot import SnapshotMismatchError
+    from sinks.dataset import UnreadableError
     from sinks.kafka_errors import FencedError, OwnedError, ProgressLostError
+    from sinks.shelf import OccupiedError
+    from sinks.vector_messages import UnreadableMessageError
+    from sources.archive import ArchiveError
     from sources.kafka_client import KafkaInputError
 
     return (
         RecoveryError, UnknownSetError, SettingsError, TopicsError, RefusedInputError,
         SnapshotMismatchError, FencedError, OwnedError, ProgressLostError, KafkaInputError,
+        UnsplittableError, UnreadableError, OccupiedError, UnreadableMessageError, ArchiveError,
     )  # fmt: skip
 
 
@@ -42,9 +50,7 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 def end_in_words() -> None:
     """Makes an error that a person must mend end the process in words and with :data:`REFUSED`."""
 
-    def told(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         mendable = next((each for each in causes(error) if isinstance(each, refusals())), None)
         if mendable is None:
             log.critical("the process failed", exc_info=(kind, error, trace))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from dataflows.failures import REFUSED
 from dataflows.processes import ONE_THREAD, FailedProcessError, importable
 
 POLL_S = 0.1
@@ -17,8 +18,6 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 STEADY_S = 60.0
 """A process that ran so long was well; its next failure counts as the first."""
-REFUSED = 2
-"""Exit code of a process that no restart will help; it has said why."""
 
 
 @dataclass
