@@ -544,3 +544,80 @@ def test_an_archive_gives_what_the_log_has_forgotten(market):
     # What lies before the gap needs no log at all.
     same_bits(feature_set, replayed(market, "market", minutes(30, 60), "before"),
               expected(feature_set, minutes(30, 60), **frames))  # fmt: skip
+
+
+def test_vectors_as_arrow_verify_too(market):
+    market.sets = {"market": {"topic": market.output, "form": "arrow"}}
+    apart = {"market": {"topic": "another", "form": "arrow"}}
+    flow = Flow(market.bootstrap, market.topics, "another", market.clock, market.folder, sets=apart)
+    # Two ranges, so that an Arrow message more is there of a vector that is there already.
+    run(Console(quiet=True), flow.settings(), Request("market", SPAN, topic=market.output))
+    assert verified(market, code=0)["held"][0]["same"] == 240
+    run(
+        Console(quiet=True),
+        flow.settings(),
+        Request("market", minutes(69, 70), topic=market.output),
+    )
+    assert verified(market, code=1)["held"][0]["twice"] == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([], "must write either to --output DIR or to --topic T, found none"),
+        (["-o", "gold", "--topic", "t"], "--output DIR or to --topic T, found both"),
+        (["--topic", "{bars}"], "must be a topic that the flow neither reads nor writes"),
+        (["--topic", "{output}"], "must be a topic that the flow neither reads nor writes"),
+        (["--topic", "no-such-topic"], "topic `no-such-topic` must exist"),
+        (["-o", "gold", "--history", "soon"], "--history: a duration must look like"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused_in_words(market, more, words):
+    given = [each.format(bars=market.topics["bars"], output=market.output) for each in more]
+    asked = ["--from", "2026-01-01", "--to", "2026-01-02", "-c", market.file(), *given]
+    assert words in " ".join(cli("replay", "market", *asked, code=2).split())
+
+
+def test_a_range_must_hold_a_time(market):
+    asked = ["--from", "now", "--to", "-1h", "-c", market.file()]
+    assert "--from must be before --to" in cli("verify", "market", *asked, code=2)
+    asked = ["--from", "yesterday", "--to", "now", "-c", market.file()]
+    assert "--from: must be a time such as" in cli("verify", "market", *asked, code=2)
+
+
+def test_a_dataset_is_not_written_over(market):
+    replayed(market, "market", minutes(30, 40), "gold")
+    asked = ["--from", "2026-01-01", "--to", "2026-01-02", "-c", market.file()]
+    told = cli("replay", "market", *asked, "-o", market.folder / "gold", code=2)
+    assert "must be empty, found vectors of another run" in told
+
+
+def test_a_topic_that_takes_not_all_ends_the_replay(market, topic):
+    small = topic(1, config={"max.message.bytes": "300"})
+    asked = ["--from", "2026-01-01", "--to", "2026-01-02", "-c", market.file(), "--topic", small]
+    told = cli("replay", "market", *asked, code=2)
+    assert f"topic `{small}`: must take all vectors, found MSG_SIZE_TOO_LARGE" in told
+
+
+def test_a_message_that_only_says_it_is_of_the_set_is_named(market):
+    written(market)
+    write(market, [{"instrument_id": "i1", "feature_set": "market", "version": "fs_v1"}])
+    asked = ["--from", "2026-01-01", "--to", "2026-01-02", "-c", market.file()]
+    assert "must be a vector of market.fs_v1" in cli("verify", "market", *asked, code=2)
+
+
+def test_archiving_says_what_it_added(market):
+    topics = list(market.topics.values())
+    asked = [*topics, "--output", market.folder / "past", "-c", market.file()]
+    assert "840 messages more in" in cli("archive", *asked)
+    told = cli("archive", *asked)
+    assert "0 messages more in" in told
+    refused = cli("archive", "no-such-topic", *asked[2:], code=2)
+    assert "topic `no-such-topic` must exist" in refused
+
+
+def test_a_log_without_its_beginning_is_noted(market):
+    forget(market.bootstrap, market.topics["bars"], {0: 50})
+    asked = ["--from", "2026-01-01", "--to", "2026-01-01T01:00:00Z", "-c", market.file()]
+    told = cli("replay", "market", *asked, "-o", market.folder / "gold")
+    assert "1 of 4 partitions have lost their beginning (bars/0 begins at offset 50)" in told
