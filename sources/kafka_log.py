@@ -99,18 +99,17 @@ class KafkaLog:
         self._quiet_until_s = 0.0
         # Workers that are threads of one process share it.
         self.lock = RLock()
-        self._consumer: Consumer | None = Consumer(
-            connection.config(
-                TUNING,
-                group_id=group,
-                isolation_level="read_committed" if committed else "read_uncommitted",
-                enable_auto_commit=False,
-                enable_auto_offset_store=False,
-                enable_partition_eof=True,
-                auto_offset_reset="error",
-                error_cb=self._hear,
-            )
+        self._config = connection.config(
+            TUNING,
+            group_id=group,
+            isolation_level="read_committed" if committed else "read_uncommitted",
+            enable_auto_commit=False,
+            enable_auto_offset_store=False,
+            enable_partition_eof=True,
+            auto_offset_reset="error",
+            error_cb=self._hear,
         )
+        self._consumer: Consumer | None = None
 
     def open(self, topic: str, number: int, offset: int, *, appended: bool = False) -> LogPartition:
         """Begins to read a partition at an offset.
@@ -129,6 +128,8 @@ class KafkaLog:
             if place in self._partitions:
                 msg = f"partition {number} of topic `{topic}` must be read once, found it open"
                 raise KafkaInputError(msg)
+            if self._consumer is None:
+                self._consumer = Consumer(self._config)
             partition = LogPartition(self, topic, number, offset, appended=appended)
             self._partitions[place] = partition
             self._reader.incremental_assign([TopicPartition(topic, number, offset)])

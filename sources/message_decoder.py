@@ -128,7 +128,7 @@ class MessageDecoder:
         decoder = self._decoder(["start_ts" if self.stream.start_stamped else "ts", ARRIVAL])
         table = pa.table({name: pa.nulls(0) for name in decoder.columns})
         batch, _ = decoder.decode(table, partition, clock_ns=clock_ns)
-        return batch
+        return replace(batch, positions=_NONE)
 
     def _sized(self, values: Sequence[bytes | None]) -> tuple[list[bytes | None], list[Unread]]:
         """The messages that are there and not too large, None in place of the others."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewPartitions
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    NewPartitions,
+)
 
 from operators.batch import NO_CLOCK_NS
 from sources import broker_clock
@@ -73,9 +77,13 @@ def test_whatever_is_appended_after_the_clock_is_stamped_no_earlier(kafka, topic
     ticks, name = topic(append_time=True), topic(append_time=True)
     clock = start(Connection(kafka), ticks, name)
     for end in range(50):
-        until(lambda end=end: clock.clock_ns(name, 0, end) > NO_CLOCK_NS)
+        until(partial(_told, clock, name, end))
         said_ns = clock.clock_ns(name, 0, end)
         assert stamp_of(kafka, name) >= said_ns
+
+
+def _told(clock: BrokerClock, name: str, position: int) -> bool:
+    return clock.clock_ns(name, 0, position) > NO_CLOCK_NS
 
 
 def test_the_records_that_end_a_transaction_count(kafka, topic, start):

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
@@ -86,7 +87,7 @@ def test_a_partition_is_read_from_its_offset_to_its_end(kafka, topic, log):
 def test_keys_headers_stamps_and_tombstones_are_kept(kafka, topic, log):
     name = topic()
     producer = Producer({"bootstrap.servers": kafka})
-    headers = [("a", b"1"), ("a", None), ("b", b"")]
+    headers: list[Any] = [("a", b"1"), ("a", None), ("b", b"")]
     producer.produce(name, None, b"key", 0, timestamp=1_700_000_000_123, headers=headers)
     producer.produce(name, b"value", None, 0, timestamp=5)
     producer.flush(PATIENCE_S)
@@ -152,7 +153,7 @@ def test_nothing_is_lost_or_doubled_by_full_buffers(kafka, topic, connection):
     fast, slow = log.open(name, 0, 0), log.open(name, 1, 0)
     chance = random.Random(7)
     paused = 0
-    found: dict[int, list[bytes]] = {0: [], 1: []}
+    found: dict[int, list[bytes | None]] = {0: [], 1: []}
     deadline = time.monotonic() + 60
     while min(fast.position, slow.position) < len(values) and time.monotonic() < deadline:
         # One runs ahead while the other waits; then they change.
