@@ -144,7 +144,8 @@ class VectorMessages:
                 tables += [self._table(rows), self._read_stream(value)]
                 rows = []
             except (ValueError, OSError, msgspec.DecodeError, pa.ArrowException) as error:
-                raise self._unreadable(f"message {number}", error) from None
+                where = f"message {number}"
+                raise self._unreadable(where, error) from None
         return pa.concat_tables([*tables, self._table(rows)])
 
     def _unreadable(self, where: str, error: Exception) -> UnreadableMessageError:
@@ -166,7 +167,8 @@ class VectorMessages:
                 try:
                     columns.append(pa.array(parsed_ns(cells)).cast(field.type))
                 except ValueError as error:
-                    raise self._unreadable(f"field `{field.name}`", error) from None
+                    where = f"field `{field.name}`"
+                    raise self._unreadable(where, error) from None
             else:
                 columns.append(pa.array(cells, field.type))
         return pa.Table.from_arrays(columns, schema=self._schema)
@@ -198,10 +200,14 @@ def instants(times_ns: Int64s) -> list[str]:
     >>> instants(np.array([0, 1_500_000_000, 1]))
     ['1970-01-01T00:00:00Z', '1970-01-01T00:00:01.5Z', '1970-01-01T00:00:00.000000001Z']
     """
-    distinct, row = np.unique(times_ns, return_inverse=True)
-    texts = np.datetime_as_string(distinct.view("datetime64[ns]"), unit="ns").tolist()
-    spelled = [text.rstrip("0").rstrip(".") + "Z" for text in texts]
-    return [spelled[code] for code in row.tolist()]
+    # Seconds and what is beyond them are spelled once each: times of one second are many, and so
+    # are those of one millisecond, which is what brokers stamp.
+    second_ns = times_ns % 1_000_000_000
+    seconds, second = np.unique(times_ns - second_ns, return_inverse=True)
+    heads = np.datetime_as_string(seconds.view("datetime64[ns]"), unit="s").tolist()
+    beyond, rest = np.unique(second_ns, return_inverse=True)
+    tails = [f".{each:09d}".rstrip("0").rstrip(".") + "Z" for each in beyond.tolist()]
+    return [heads[a] + tails[b] for a, b in zip(second.tolist(), rest.tolist(), strict=True)]
 
 
 def parsed_ns(texts: list[str]) -> npt.NDArray[np.int64]:
