@@ -241,6 +241,7 @@ def _extract(
         watch=context.observed.watch_engine,
         # Lanes move only where a partition is a lane.
         donors=Donors(carried=lambda batch: states.get(key_of(int(batch.partition)))),
+        provisional=context.settings.sets[name].provisional_topic is not None,
     )
 
 
