@@ -116,12 +116,14 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], Int64s]:
     """Bytes and offsets of texts."""
     plain = array.cast(pa.large_string())
     _, offsets, data = plain.buffers()
-    if len(plain) == 0 or offsets is None:
-        return np.zeros(1, np.uint8), np.zeros(1, np.int64)
-    ends = np.frombuffer(offsets, np.int64)[plain.offset : plain.offset + len(plain) + 1]
-    held = (
-        np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
-    )
+    held, ends = np.zeros(1, np.uint8), np.zeros(1, np.int64)
+    if len(plain) and offsets is not None:
+        ends = np.frombuffer(offsets, np.int64)[plain.offset : plain.offset + len(plain) + 1]
+        if data is not None and data.size:
+            held = np.frombuffer(data, np.uint8)
+    # Some buffers may be written and others not, and numba compiles a kernel for each kind.
+    held.setflags(write=False)
+    ends.setflags(write=False)
     return held, ends
 
 
