@@ -70,6 +70,7 @@ class _SeenPartition(StatefulSourcePartition[Read, State]):
         began_s = perf_counter()
         reads = self._part.next_batch()
         if reads:
+            self._observed.recovered()
             self._spent.add(perf_counter() - began_s)
         return reads
 
