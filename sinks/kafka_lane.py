@@ -38,6 +38,8 @@ MOST_WAITING_BYTES = 16 * 2**20
 """Of what is handed over and not committed; who has more to give waits."""
 SLICE_S = 0.05
 """How long a call waits before it says that it is still there."""
+IDLE_S = 1.0
+"""How often a lane without work looks at what its client has to say."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 """Between two attempts to reach the cluster."""
 
@@ -161,7 +163,7 @@ class Lane:
         self._error: BaseException | None = None
         self._state: State | None = None
         self._producer: Producer | None = None
-        self._undelivered: KafkaError | None = None
+        self._failed: KafkaError | None = None
         self._pause_s = FIRST_PAUSE_S
         self._thread = threading.Thread(target=self._run, name=f"lane {name}", daemon=True)
         self._thread.start()
@@ -228,8 +230,11 @@ class Lane:
     def _run(self) -> None:
         try:
             self._open()
-            while (parcel := self._take(None)) is not None:
-                self._commit([parcel])
+            while not self._closing:
+                if (parcel := self._take(time.monotonic() + IDLE_S)) is not None:
+                    self._commit([parcel])
+                elif self._producer is not None:
+                    self._producer.poll(0)  # for what the client has to log
         except BaseException as error:  # noqa: BLE001 - it is raised again in the flow's thread
             with self._changed:
                 self._error = error
@@ -258,20 +263,17 @@ class Lane:
                 self._changed.notify_all()
             return
 
-    def _take(self, deadline_s: float | None) -> Parcel | None:
-        """The next parcel; None when the transaction that it would join must be committed.
-
-        Args:
-            deadline_s: when that is; None when none is open, to wait until the lane is closed.
-        """
+    def _take(self, deadline_s: float) -> Parcel | None:
+        """The next parcel; None when there was none until the deadline or is none in a hurry."""
         with self._changed:
-            while True:
-                left_s = SLICE_S if deadline_s is None else deadline_s - time.monotonic()
+            while not self._closing:
+                left_s = deadline_s - time.monotonic()
                 if self._waiting and left_s > 0:
                     return self._waiting.popleft()
-                if self._closing or (deadline_s is not None and (left_s <= 0 or self._hurry)):
+                if left_s <= 0 or (self._hurry and self._given > self._done):
                     return None
                 self._changed.wait(left_s)
+            return None
 
     def _commit(self, parcels: list[Parcel]) -> None:
         """Commits parcels and those that come in the meantime, in as many attempts as it takes."""
@@ -309,7 +311,7 @@ class Lane:
 
     def _begun(self) -> Producer:
         assert self._producer is not None  # noqa: S101
-        self._undelivered = None
+        self._failed = None
         self._producer.begin_transaction()
         return self._producer
 
@@ -354,6 +356,7 @@ class Lane:
         if self._producer is not None:
             self._producer.purge()
             self._producer = None
+        self._failed = None
         producer = Producer(
             self._connection.config(
                 {
@@ -368,6 +371,7 @@ class Lane:
                 partitioner="murmur2_random",
                 queue_buffering_max_messages=10 * MOST_RECORDS,
                 on_delivery=self._note_undelivered,
+                error_cb=self._note_fatal,
                 delivery_report_only_error=True,
             )
         )
@@ -375,8 +379,13 @@ class Lane:
         self._producer = producer
 
     def _note_undelivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None and self._undelivered is None:
-            self._undelivered = error
+        if error is not None and self._failed is None:
+            self._failed = error
+
+    def _note_fatal(self, error: KafkaError) -> None:
+        """Keeps why a producer has ended, which its calls then tell as no more than an end."""
+        if error.fatal() and self._failed is None:
+            self._failed = error
 
     def _found(self, *, whole: bool) -> Progress | None:
         return self._tenancy.progress.read(self.name, self._number, whole=whole)
@@ -417,7 +426,7 @@ class Lane:
     def _pause(self, error: KafkaException | TimeoutError) -> None:
         """Waits before the next attempt, longer each time; raises what no attempt mends."""
         held = error_of(error) if isinstance(error, KafkaException) else None
-        for cause in (self._undelivered, held):
+        for cause in (self._failed, held):
             if cause is not None and not is_transient(cause):
                 raise refused(self.name, self._connection.hide(words(cause))) from None
         text = words(error) if isinstance(error, KafkaException) else "no answer in time"

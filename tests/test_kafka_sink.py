@@ -9,10 +9,16 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
+from typing import Any
 
+import bytewax.operators as op
 import numpy as np
 import pytest
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.testing import TestingSource, run_main
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from operators.batch import Vectors
@@ -206,6 +212,30 @@ def test_an_instant_is_never_cut(world, monkeypatch):
     assert world.seconds() == sorted(ns(range(10)) * 60)
     assert part.lane is not None
     assert part.lane.counts.records == 600
+
+
+def test_an_instant_that_is_larger_than_the_clients_queue_is_one_transaction(world, monkeypatch):
+    monkeypatch.setattr(kafka_lane, "MOST_RECORDS", 10)
+    part = world.run()
+    part.write_batch([tiny_vectors([1], rows=2_000)])
+    part.close()
+    assert part.lane is not None
+    assert part.lane.counts.transactions == 1
+    assert len(world.seconds()) == 2_000
+
+
+def test_who_has_too_much_to_give_waits(world, monkeypatch):
+    monkeypatch.setattr(kafka_lane, "MOST_WAITING_BYTES", 1)
+    beats = Counter[str]()
+    sink = world.sink()
+    sink.beat = lambda: beats.update(["beat"])
+    part = sink.build_part("step", "00", None)
+    write(part, range(5))
+    part.close()
+    assert world.seconds() == ns(range(5))
+    assert part.lane is not None
+    assert part.lane.counts.waited_s > 0
+    assert beats["beat"] > 0
 
 
 def test_vectors_of_a_key_keep_their_order(world):
@@ -420,6 +450,51 @@ def test_an_outage_longer_than_the_timeouts_is_outlived(private_kafka, monkeypat
     part = outlived(private_kafka, monkeypatch, 8)
     assert part.lane is not None
     assert part.lane.counts.retries > 0
+
+
+FAILING = """
+import sys
+from tests.test_kafka_sink import World, write
+world = World(*sys.argv[1:4])
+part = world.run()
+write(part, range(100))
+part.snapshot()
+write(part, range(100, 200))
+raise SystemExit(3)
+"""
+
+
+def test_a_process_that_fails_ends_at_once_though_its_lanes_are_at_work(world):
+    command = [sys.executable, "-c", FAILING, world.bootstrap, world.topic, world.progress]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (3, "")
+    again = world.run()
+    write(again, range(200))
+    again.close()
+    assert world.seconds() == ns(range(200))
+
+
+# -- in a flow --------------------------------------------------------------------------------
+
+
+def test_a_flow_that_fails_and_resumes_writes_each_vector_once(world, tmp_path):
+    """Bytewax takes the snapshots, replays, and closes the sink at the end."""
+    init_db_dir(tmp_path, 1)
+    items: list[Any] = []
+    for second in range(60):
+        items += [("00", tiny_vectors([second])), ("02", tiny_vectors([second], entity="C"))]
+        if second in {20, 40}:
+            items.append(TestingSource.ABORT())
+
+    def run() -> None:
+        flow = Dataflow("flow")
+        read = op.input("read", flow, TestingSource(items))
+        op.output("write", read, world.sink())
+        run_main(flow, epoch_interval=timedelta(0), recovery_config=RecoveryConfig(str(tmp_path)))
+
+    for _ in range(3):
+        run()
+    assert world.seconds() == sorted(ns(range(60)) * 2)
 
 
 # -- other ways -------------------------------------------------------------------------------
