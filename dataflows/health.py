@@ -74,7 +74,7 @@ def liveness(observed: Observed, limits: Limits) -> Verdict:
     # Who says that it waits, or tries again, does not hang; and has the whole time afterwards.
     last_s = max([last_s, *(each.heard_s for each in _dependencies(observed))])
     reasons = []
-    if now_s - last_s > bound_s:
+    if now_s - last_s > bound_s and not observed.idle:
         reasons.append(
             f"no epoch has ended for {now_s - last_s:.0f} s, at most {bound_s:.0f} s are normal: "
             "a worker of this process or of another one of its cluster hangs"
@@ -91,7 +91,8 @@ def liveness(observed: Observed, limits: Limits) -> Verdict:
 def readiness(observed: Observed, limits: Limits) -> Verdict:
     """Whether the process serves: recovered, reaching what it needs, and not behind."""
     reasons = []
-    if observed.recovery_s is None:
+    settled = observed.idle and observed.now_s() - observed.started_s > limits.bound_s
+    if observed.recovery_s is None and not settled:
         reasons.append("recovering its state")
     if observed.draining:
         reasons.append("draining, because it was asked to stop")

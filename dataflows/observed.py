@@ -79,7 +79,7 @@ class WatchedEngine:
         engine: a fresh or a restored one.
         compute: durations of its calls.
         snapshots: those of its set.
-        now_s: a clock that never goes back.
+        progressed: is told of each snapshot.
 
     Attributes:
         snapshot_size: bytes of its newest snapshot.
@@ -90,20 +90,20 @@ class WatchedEngine:
         engine: Engine,
         compute: Durations,
         snapshots: SnapshotFacts,
-        now_s: Callable[[], float],
+        progressed: Callable[[], float],
     ) -> None:
         self.engine = engine
         self.snapshot_size = 0
         self._before = engine.account.counts.copy()
         self._snapshots = snapshots
-        self._now_s = now_s
+        self._progressed = progressed
         self.computed = compute.add
 
     def written_down(self, seconds: float, size: int) -> None:
         """Says that a snapshot was taken."""
         self.snapshot_size = size
         self._snapshots.durations.add(seconds)
-        self._snapshots.taken_s = self._now_s()
+        self._snapshots.taken_s = self._progressed()
 
     def rows(self) -> Iterator[tuple[str, Fate, int]]:
         """Rows of each stream by fate, since it came into view."""
@@ -187,7 +187,7 @@ class Observed:
         recovery_s: how long the process took from its start until it went on; None before.
         started_s: when it was made, or recovered, on ``now_s``.
         epochs: how many epochs ended.
-        progress_s: when one last did for any part of a source, on ``now_s``.
+        progress_s: when one last did for a part of a source or an engine, on ``now_s``.
     """
 
     def __init__(
@@ -234,7 +234,7 @@ class Observed:
         """
         facts = self.snapshots.setdefault(engine.set.name, SnapshotFacts())
         watched = WatchedEngine(
-            engine, self.durations("compute", engine.set.name), facts, self.now_s
+            engine, self.durations("compute", engine.set.name), facts, self._progressed
         )
         self.engines.append(watched)
         return watched
@@ -270,6 +270,11 @@ class Observed:
         """
         return self.stages.setdefault((stage, of), Durations())
 
+    @property
+    def idle(self) -> bool:
+        """Whether the process has nothing to do, as in a cluster of more processes than lanes."""
+        return not self.parts and not self.engines
+
     # -- told by the running flow -----------------------------------------------------------
 
     def recovered(self) -> None:
@@ -287,14 +292,22 @@ class Observed:
         Args:
             part: its name.
         """
-        self.recovered()
-        self.progress_s = self.now_s()
+        now_s = self._progressed()
         if part in self._asked:
             self.epochs += 1
-            self.epoch_durations.add(self.progress_s - self._epoch_began_s)
+            self.epoch_durations.add(now_s - self._epoch_began_s)
             self._asked.clear()
         if not self._asked:
-            self._epoch_began_s = self.progress_s
+            self._epoch_began_s = now_s
         self._asked.add(part)
+
+    def _progressed(self) -> float:
+        """Notes that an epoch ended for somebody, and gives the time.
+
+        A process of a cluster may have engines and no part of a source.
+        """
+        self.recovered()
+        self.progress_s = now_s = self.now_s()
         for dependency in tuple(self.dependencies.values()):
             dependency.progressed()
+        return now_s

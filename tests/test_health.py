@@ -23,7 +23,10 @@ from dataflows.health import Limits, liveness, readiness
 from dataflows.health_server import HealthServer, listen_address
 from dataflows.observed import Observed
 from dataflows.settings import SettingsError
+from feature_repo.market import market
 from operators.batch import NO_CLOCK_NS
+from operators.engine import Engine
+from operators.plan import compile_plan
 
 ROOT = Path(__file__).parents[1]
 LIMITS = Limits(interval_s=5.0, ready_lag_s=30.0)
@@ -73,6 +76,13 @@ def port(observed: Observed) -> Iterator[int]:
     server.close()
 
 
+def end_epoch(observed: Observed) -> None:
+    """What the flow says when Bytewax asks a part of the source for its snapshot."""
+    if not observed.parts:
+        observed.watch_part(Part())
+    observed.part_snapshot("bars/0")
+
+
 def ask(port: int, path: str, method: str = "GET") -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
@@ -88,7 +98,7 @@ def ask(port: int, path: str, method: str = "GET") -> tuple[http.client.HTTPResp
 
 def test_a_process_is_live_while_epochs_end(observed, clock, port):
     for _ in range(20):
-        observed.part_snapshot("bars/0")
+        end_epoch(observed)
         clock.s += 29
         response, body = ask(port, "/health")
         assert response.status == 200
@@ -97,7 +107,7 @@ def test_a_process_is_live_while_epochs_end(observed, clock, port):
 
 
 def test_a_stalled_epoch_is_told_within_a_minute(observed, clock, port):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     clock.s += 49.9
     assert ask(port, "/health")[0].status == 200
     clock.s += 0.2
@@ -106,7 +116,7 @@ def test_a_stalled_epoch_is_told_within_a_minute(observed, clock, port):
     (reason,) = json.loads(body)["reasons"]
     assert reason.startswith("no epoch has ended for 50 s, at most 50 s are normal: a worker")
     assert ask(port, "/ready")[0].status == 503
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     assert ask(port, "/health")[0].status == 200
 
 
@@ -115,7 +125,26 @@ def test_the_bound_is_ten_intervals_and_at_least_half_a_minute(interval_s, bound
     assert Limits(interval_s, 30.0).bound_s == bound_s
 
 
+def test_a_process_without_partitions_is_live_by_its_engines(observed, clock):
+    engine = observed.watch_engine(Engine(compile_plan(market), [("bars", "0"), ("news", "0")]))
+    engine.written_down(0.01, 100)
+    clock.s += 49
+    assert readiness(observed, LIMITS).well
+    clock.s += 2
+    assert not liveness(observed, LIMITS).well
+    engine.written_down(0.01, 100)
+    assert readiness(observed, LIMITS).well
+
+
+def test_a_process_with_nothing_to_do_is_well(observed, clock):
+    assert not readiness(observed, LIMITS).well
+    clock.s += 1000
+    assert liveness(observed, LIMITS).well
+    assert readiness(observed, LIMITS).well
+
+
 def test_the_start_may_take_longer_but_not_for_ever(observed, clock):
+    observed.watch_part(Part())
     clock.s += 299
     assert liveness(observed, LIMITS).well
     clock.s += 2
@@ -123,7 +152,7 @@ def test_the_start_may_take_longer_but_not_for_ever(observed, clock):
 
 
 def test_an_outage_that_is_retried_is_told_and_no_reason_to_restart(observed, clock, port):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     kafka = observed.dependency("kafka")
     for _ in range(60):
         clock.s += 10
@@ -138,7 +167,7 @@ def test_an_outage_that_is_retried_is_told_and_no_reason_to_restart(observed, cl
 
 
 def test_after_an_outage_the_next_epoch_has_the_whole_time_again(observed, clock):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     clock.s += 600
     observed.dependency("kafka").report("no broker answers")
     observed.dependency("kafka").report(None)
@@ -149,7 +178,7 @@ def test_after_an_outage_the_next_epoch_has_the_whole_time_again(observed, clock
 
 
 def test_one_that_has_stopped_trying_is_not_excused(observed, clock):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     observed.dependency("kafka").report("no broker answers")
     clock.s += 51
     verdict = liveness(observed, LIMITS)
@@ -158,7 +187,7 @@ def test_one_that_has_stopped_trying_is_not_excused(observed, clock):
 
 
 def test_a_flow_that_says_that_it_waits_is_live_and_after_a_while_not_ready(observed, clock):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     kafka = observed.dependency("kafka")
     for _ in range(150):
         clock.s += 0.1
@@ -170,14 +199,14 @@ def test_a_flow_that_says_that_it_waits_is_live_and_after_a_while_not_ready(obse
     assert liveness(observed, LIMITS).well
     words = ("kafka can't be used: the flow waits for it, for 115 s",)
     assert readiness(observed, LIMITS).reasons == words
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     assert readiness(observed, LIMITS).well
     # One that waits often, and gets what it waits for, is in no trouble.
     for i in range(1000):
         clock.s += 0.1
         kafka.beat()
         if i % 50 == 0:
-            observed.part_snapshot("bars/0")
+            end_epoch(observed)
     assert readiness(observed, LIMITS).well
     clock.s += 51
     assert not liveness(observed, LIMITS).well
@@ -210,7 +239,7 @@ def test_what_must_change_and_does_not_is_trouble(observed, clock):
 
 
 def test_that_all_is_well_with_what_it_needs_excuses_no_hang(observed, clock):
-    observed.part_snapshot("bars/0")
+    end_epoch(observed)
     clock.s += 51
     observed.dependency("kafka").report(None)
     assert not liveness(observed, LIMITS).well
@@ -412,6 +441,7 @@ def test_a_probe_asks_every_process(observed, clock, port, capsys):
     assert probe.main(["--listen", listen]) == 0
     assert probe.main(["ready", "--listen", listen]) == 1
     assert capsys.readouterr().err == "process 0: recovering its state\n"
+    observed.watch_part(Part())
     observed.recovered()
     assert probe.main(["ready", "--listen", listen, "--processes", "2"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
