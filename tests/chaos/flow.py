@@ -19,6 +19,8 @@ from tests.chaos.watch import POLL_S, now_ms, until
 ROOT = Path(__file__).parents[2]
 LAST_LINES = 100
 END_S = 30.0
+FELLOW_S = 5.0
+"""Within this the processes of a cluster notice that one of them is gone."""
 FAULTS = "PYTHONFAULTHANDLER"
 """Makes a process that is aborted print the stacks of its threads."""
 
@@ -49,50 +51,49 @@ class Unit:
     processes: int = 0
     module: str = "dataflows.live"
     environment: Mapping[str, str] = field(default_factory=dict)
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     began_ms: int = 0
+    _workers: Sequence[Worker] = ()
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return "the cluster" if self.processes else f"shard {self.number}"
 
+    @property
     def workers(self) -> Sequence[Worker]:
-        """How its processes are started."""
-        workers = workers_of(self.settings, self.config, self.processes)
-        return workers if self.processes else workers[self.number : self.number + 1]
+        """How its processes are started; those of a cluster keep their addresses."""
+        if not self._workers:
+            workers = workers_of(self.settings, self.config, self.processes)
+            own = slice(None) if self.processes else slice(self.number, self.number + 1)
+            self._workers = workers[own]
+        return self._workers
 
     def start(self) -> None:
-        """Starts it."""
+        """Starts those of its processes that do not run."""
         self.began_ms = now_ms()
         with self.log.open("ab") as log:
             log.write(f"-- started at {self.began_ms} ms\n".encode())
             log.flush()
-            for worker in self.workers():
+            for number, worker in enumerate(self.workers):
+                if number in self.running:
+                    continue
                 command = [self.module if a == "dataflows.live" else a for a in worker.command]
-                own = {
-                    FAULTS: "1",
-                    **ONE_THREAD,
-                    **importable(),
-                    **worker.environment,
-                    **self.environment,
-                }
-                self.running.append(
-                    subprocess.Popen(
-                        command,
-                        cwd=ROOT,
-                        env={**os.environ, **own},
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        start_new_session=True,
-                    )
+                own = {FAULTS: "1", **ONE_THREAD, **importable(), **worker.environment}
+                self.running[number] = subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env={**os.environ, **own, **self.environment},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
                 )
 
     @property
     def codes(self) -> list[int | None]:
         """How its processes ended; None for those that run."""
-        return [process.poll() for process in self.running]
+        return [process.poll() for process in self.running.values()]
 
     def check_alive(self) -> None:
         """Raises where a process has ended.
@@ -117,9 +118,15 @@ class Unit:
             self.running[process].send_signal(number)
 
     def kill(self, process: int = 0) -> None:
-        """Kills one process; the others of a cluster must end by themselves."""
+        """Kills one process; the others of a cluster end by themselves, soon.
+
+        One that waits for the killed one to begin with goes on waiting, and finds the next.
+        """
         self.signal(signal.SIGKILL, process)
-        self.wait()
+        deadline = time.monotonic() + FELLOW_S
+        while None in self.codes and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self.running = {n: each for n, each in self.running.items() if each.poll() is None}
 
     def wait(self) -> list[int | None]:
         """Waits until all its processes have ended, and gives how they did."""
@@ -131,7 +138,7 @@ class Unit:
 
     def drain(self) -> None:
         """Asks it to stop, which it must do in good order."""
-        for process in range(len(self.running)):
+        for process in self.running:
             self.signal(signal.SIGTERM, process)
         codes = self.wait()
         if any(codes):
@@ -140,16 +147,20 @@ class Unit:
 
     def end(self) -> None:
         """Ends whatever still runs."""
-        for process in self.running:
+        for process in self.running.values():
             process.kill()
             process.wait()
         self.running.clear()
 
     def show_stacks(self) -> None:
-        """Ends all processes, which print what they were at."""
-        for process in range(len(self.running)):
+        """Ends all processes that run, which print what they were at."""
+        for process in self.running:
             self.signal(signal.SIGABRT, process)
-        self.wait()
+            self.signal(signal.SIGCONT, process)
+        deadline = time.monotonic() + FELLOW_S
+        while None in self.codes and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        self.end()
 
     def last_lines(self) -> str:
         """The end of what it printed."""

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dataflows.supervise import REFUSED
+from dataflows.demo import REFUSED
 from tests.chaos.account import account_problems
 from tests.chaos.conftest import MEASURED
 from tests.chaos.flow import Unit

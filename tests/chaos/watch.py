@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from confluent_kafka import KafkaException, TopicPartition
 
-from tests.chaos.log import TimedOutError, partitions, reader
+from tests.chaos.log import TimedOutError, reader
 
 POLL_S = 0.02
 
@@ -40,15 +40,15 @@ class Watch(threading.Thread):
         changed_s: when the last of them was seen, on the monotonic clock.
     """
 
-    def __init__(self, bootstrap: str, topic: str) -> None:
+    def __init__(self, bootstrap: str, topic: str, partitions: int) -> None:
         super().__init__(name=f"watch {topic}", daemon=True)
         self.count = 0
         self.changed_s = time.monotonic()
         self._latest_ms: dict[int, int] = {}
         self._ended = threading.Event()
         self._consumer = reader(bootstrap)
-        numbers = partitions(self._consumer, topic)
-        self._consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+        # Metadata of a topic just made may lack some of them.
+        self._consumer.assign([TopicPartition(topic, n, 0) for n in range(partitions)])
 
     def run(self) -> None:
         while not self._ended.is_set():

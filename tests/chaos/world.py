@@ -80,7 +80,7 @@ class World:
         self.settings = self.settings_of()
         applied = apply(self.settings, self.shape.partitions, 1)
         assert all(each.ok for each in applied), applied
-        self.watch = Watch(self.bootstrap, self.vectors)
+        self.watch = Watch(self.bootstrap, self.vectors, self.shape.partitions)
         self.watch.start()
         self.feed: Feed | None = None
 
@@ -196,6 +196,8 @@ def world(bootstrap: str, folder: Path, **more: Any) -> Iterator[World]:
     try:
         yield made
     except BaseException as error:
+        for unit in made.units:
+            unit.show_stacks()
         error.add_note(made.told())
         raise
     finally:
