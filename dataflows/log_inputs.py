@@ -23,7 +23,13 @@ from operators.plan import compile_plan
 from operators.steps import LookBack, SecondsSince
 from operators.streams import Stream
 from sources.history import ArchiveReader
-from sources.kafka_client import TIMEOUT_S, Connection, TopicPartitionId, list_offsets
+from sources.kafka_client import (
+    TIMEOUT_S,
+    Connection,
+    Offsets,
+    TopicPartitionId,
+    list_offsets,
+)
 from sources.kafka_log import KafkaLog
 from sources.kafka_source import ArchiveThenLog
 from sources.log_bounds import committed_bounds
@@ -131,13 +137,20 @@ class LogInputs:
         feature_set: the set.
         span: the range.
         history_ns: how long before the range to begin; None for all there is.
+        not_before: offsets before which nothing is read, for those partitions that have one.
     """
 
     def __init__(
-        self, plan: FlowPlan, feature_set: FeatureSet, span: Range, history_ns: int | None
+        self,
+        plan: FlowPlan,
+        feature_set: FeatureSet,
+        span: Range,
+        history_ns: int | None,
+        not_before: Offsets | None = None,
     ) -> None:
         self._plan = plan
         self._set = feature_set
+        self._not_before = not_before or {}
         self._margin_ns = clock_margin_ns(plan)
         self._passed_ns = span.to_ns + feature_set.max_delay_ns
         self._begin_ns = None if history_ns is None else span.from_ns - history_ns
@@ -210,7 +223,7 @@ class LogInputs:
             passed = logs.passed[place] if at is None else at
             if 0 <= passed < end:
                 end, known_ns = passed, self._passed_ns
-        start = min(start, end)
+        start = min(max(start, self._not_before.get(place, 0)), end)
         open_log = partial(self._log.open, *place, appended=timed)
         reader: MessageReader
         if archive is not None and held is not None and held[0] <= start < held[1]:

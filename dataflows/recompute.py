@@ -25,6 +25,7 @@ from operators.frames import vectors_table
 from operators.plan import compile_plan
 from operators.route import LANES, lane_of_partition, lanes_by_hash
 from operators.streams import Stream
+from sources.kafka_client import Offsets
 from sources.message_decoder import MessageDecoder
 
 MESSAGES_AT_ONCE = 20_000
@@ -195,6 +196,7 @@ def recomputing(
     span: Range,
     history_ns: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
+    not_before: Offsets | None = None,
 ) -> Iterator[tuple[Recomputation, list[LogInput]]]:
     """Opens the topics of a set, to compute a range of its vectors, and what is read of them.
 
@@ -205,10 +207,11 @@ def recomputing(
         history_ns: how long before the range to begin; by default as long as the set looks back,
             and where that is without bound, at the begin of the archive or the log.
         watch: is told the offsets done and the offsets there are.
+        not_before: offsets before which nothing is read, for those partitions that have one.
     """
     if history_ns is None:
         history_ns = needed_history_ns(feature_set)
-    opened = LogInputs(plan, feature_set, span, history_ns)
+    opened = LogInputs(plan, feature_set, span, history_ns, not_before)
     try:
         inputs = list(opened.inputs)
         yield Recomputation(plan, feature_set, inputs, span, watch), inputs

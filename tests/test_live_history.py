@@ -111,7 +111,7 @@ def test_a_month_is_warm_at_its_first_live_vector(kafka, config, tmp_path):
     flow.start()
     try:
         publish(kafka, source, present)
-        span = [spelled(START_NS + day * DAY_NS) for day in (35, 38)]
+        span = [spelled(START_NS + day * DAY_NS) for day in (30, 38)]
         asked = ["tests.history_sets:month", "--from", span[0], "--to", span[1], "-c", config]
         verdicts: list[str] = []
 

@@ -19,16 +19,19 @@ from confluent_kafka.admin import AdminClient
 from rich.console import Console
 from typer.testing import CliRunner
 
+from dataflows import live_state
 from dataflows import verify as verifying
 from dataflows.cli import app
 from dataflows.commands.diff import compare
 from dataflows.commands.replay import Request, run, spelled
 from dataflows.live_plan import plan_flow
 from dataflows.live_settings import LiveSettings, live_settings
+from dataflows.live_state import TopicFacts, new_state
 from dataflows.log_inputs import Range, needed_history_ns
 from dataflows.named_sets import named_set
 from dataflows.recompute import recomputing
-from dataflows.replay import settings_of_set
+from dataflows.replay import TopicTarget, settings_of_set
+from operators.batch import NO_CLOCK_NS
 from operators.feature_set import FeatureSet
 from operators.frames import schema
 from operators.streams import Field, Stream
@@ -621,3 +624,44 @@ def test_a_log_without_its_beginning_is_noted(market):
     asked = ["--from", "2026-01-01", "--to", "2026-01-01T01:00:00Z", "-c", market.file()]
     told = cli("replay", "market", *asked, "-o", market.folder / "gold")
     assert "1 of 4 partitions have lost their beginning (bars/0 begins at offset 50)" in told
+
+
+def remembered(flow: Flow, starts: Mapping[str, list[int]], emit_from_ns: int) -> None:
+    """Gives the flow a state, as if it had begun to read and to give somewhere."""
+    plan = plan_flow(flow.settings())
+    inputs = {
+        stream: TopicFacts(topic, plan.topic_ids[stream], PARTITIONS, starts[stream])
+        for stream, topic in flow.topics.items()
+    }
+    state = new_state("replayed", {}, inputs, "murmur2", 1, emit_from_ns)
+    (flow.folder / "state").mkdir()
+    live_state.write(flow.folder / "state", state)
+
+
+def test_what_the_flow_never_gave_is_not_missing(market, monkeypatch):
+    monkeypatch.chdir(market.folder)
+    written(market, minutes(40, 70))
+    asked = ["--from", spelled(SPAN.from_ns), "--to", spelled(SPAN.to_ns), "-c", market.file()]
+    assert "60 are missing" in cli("verify", "market", *asked, code=1)
+    remembered(market, {"bars": [0, 0], "news": [0, 0]}, minutes(40, 70).from_ns)
+    told = cli("verify", "market", *asked)
+    assert "the flow gives vectors from 2026-01-01T00:40:00Z on" in told
+    assert "equal: 180 final vectors" in told
+    asked[3] = spelled(minutes(30, 40).to_ns)
+    told = cli("verify", "market", *asked, code=2)
+    assert "--to must be after 2026-01-01T00:40:00Z" in told
+
+
+def test_a_flow_that_began_late_is_held_to_what_it_read(market, monkeypatch):
+    monkeypatch.chdir(market.folder)
+    starts = {"bars": [60, 80], "news": [7, 9]}
+    plan = plan_flow(market.settings())
+    offsets = {(market.topics[s], n): at for s, each in starts.items() for n, at in enumerate(each)}
+    target = TopicTarget(named_set("market"), plan.connection, market.output, "json")
+    with recomputing(plan, named_set("market"), SPAN, not_before=offsets) as (computation, _):
+        for vectors in computation.vectors():
+            target.write(vectors)
+    target.finish()
+    assert verified(market, code=1)["held"][0]["different"] > 0
+    remembered(market, starts, NO_CLOCK_NS)
+    assert verified(market, code=0)["held"][0]["same"] == 240

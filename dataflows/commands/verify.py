@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataflows import live_state
 from dataflows.commands.backfill import row_bar
 from dataflows.commands.replay import show_limits, spelled
 from dataflows.held_topic import TopicHeld
-from dataflows.live_plan import plan_flow
+from dataflows.live_plan import FlowPlan, plan_flow
 from dataflows.live_settings import LiveSettings
 from dataflows.log_inputs import Range
 from dataflows.named_sets import named_set
@@ -21,6 +22,7 @@ from dataflows.replay import settings_of_set
 from dataflows.settings import SettingsError
 from dataflows.verify import Held, Verified, verify
 from operators.feature_set import FeatureSet
+from sources.kafka_client import Offsets
 
 SHOWN = 20
 """Findings that are printed."""
@@ -37,11 +39,12 @@ def run(console: Console, settings: LiveSettings, name: str, span: Range, *, as_
         raise SettingsError(msg)
     feature_set = named_set(name)
     plan = plan_flow(settings_of_set(settings, name, feature_set))
+    span, starts = since(console, plan, settings, span, quiet=as_json)
     held: list[Held] = [TopicHeld(plan.connection, settings.sets[name].topic)]
     quiet = Console(stderr=True) if as_json else console
     with (
         row_bar(quiet, "verify", "messages") as bar,
-        recomputing(plan, feature_set, span, None, bar.show) as (computation, inputs),
+        recomputing(plan, feature_set, span, None, bar.show, starts) as (computation, inputs),
     ):
         results = verify(feature_set, computation, held, span.from_ns, bar.show)
     until_ns = max(computation.final_until_ns, span.from_ns)
@@ -52,6 +55,38 @@ def run(console: Console, settings: LiveSettings, name: str, span: Range, *, as_
         show(console, feature_set, result)
     show_limits(console, inputs, span, computation.final_until_ns)
     return all(result.equal for result in results)
+
+
+def since(
+    console: Console, plan: FlowPlan, settings: LiveSettings, span: Range, *, quiet: bool
+) -> tuple[Range, Offsets]:
+    """The part of a range that the flow has given, and where it began to read.
+
+    It is in the flow's state; where that is not at hand, the flow is taken to have read and given
+    all there is.
+
+    Raises:
+        SettingsError: when the flow has given nothing of the range.
+    """
+    root = settings.recovery
+    state = live_state.read(root) if (root / live_state.FLOW_FILE).exists() else None
+    if state is None or state.name != settings.name:
+        return span, {}
+    starts = {
+        (facts.topic, number): offset
+        for stream, facts in state.inputs.items()
+        if facts.topic_id == plan.topic_ids.get(stream)
+        for number, offset in enumerate(facts.starts)
+    }
+    if state.emit_from_ns <= span.from_ns:
+        return span, starts
+    since = spelled(state.emit_from_ns)
+    if state.emit_from_ns >= span.to_ns:
+        msg = f"--to must be after {since}, from which on the flow gives vectors (emit_from)"
+        raise SettingsError(msg)
+    if not quiet:
+        console.print(f"[yellow]note[/yellow]: the flow gives vectors from {since} on (emit_from)")
+    return Range(state.emit_from_ns, span.to_ns), starts
 
 
 def told(feature_set: FeatureSet, span: Range, results: Sequence[Verified]) -> str:
