@@ -14,7 +14,7 @@ from operators.batch import NO_CLOCK_NS, Batch, Labels
 from operators.dead_letters import DeadLetters, Reason, Record
 from operators.engine import Refused
 from sinks.kafka_errors import MissingTopicError, ProgressLostError
-from sinks.kafka_lane import Tenancy
+from sinks.kafka_lane import Records, Tenancy
 from sinks.kafka_letters import (
     KafkaLettersSink,
     Kept,
@@ -191,6 +191,11 @@ def test_replayed_letters_are_left_out(world):
     plain = [m for m in world.dead() if ("__riffle.errors.reason", b"malformed") in m.headers]
     assert (offsets(plain), offsets(world.late())) == ([1, 5, 8], [4, 6])
     assert len(world.dead()) == 3 + 5 + 4
+
+
+def test_records_that_lack_a_key_are_refused():
+    with pytest.raises(ValueError, match=r"as many keys, values, headers, got \[1, 2, 2\]"):
+        Records("bars.dlq", [b"key"], [b"1", b"2"])
 
 
 def test_a_flow_without_letters_opens_no_transaction(world):
