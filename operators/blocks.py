@@ -23,6 +23,7 @@ class BlockMaker:
         self.same_runs = [
             self._numbering(i) for i in range(len(plan.domains))
         ]  # hop windows number their runs as their source does
+        self._members_of: dict[int, tuple[Int64s, Int64s]] = {}
         self.has_hops = any(isinstance(d.instants, Hop) for d in plan.domains)
 
     def _numbering(self, index: int) -> int:
@@ -66,13 +67,9 @@ class BlockMaker:
     def of_stream(self, index: int, settled: Ordered) -> Block:
         """The block of a stream's settled rows."""
         table = self.tables[index]
-        known_ns = np.empty_like(settled.ts_ns)
-        place = np.zeros(len(table), np.int64)
-        place[settled.segment_run] = settled.segment_start[:-1]
-        runs.append_greatest(
-            known_ns, settled.arrival_ns, settled.segment_run, settled.segment_start, place,
-            np.zeros(len(table), np.int64), table.carry,
-        )  # fmt: skip
+        known_ns = runs.greatest_so_far(
+            settled.arrival_ns, settled.segment_run, settled.segment_start, table.carry
+        )
         hi = runs.own_positions(settled.segment_run, settled.segment_start, table.end)
         return Block(
             settled.segment_run, settled.segment_start, settled.ts_ns, known_ns, hi,
@@ -110,11 +107,11 @@ class BlockMaker:
         chosen = np.array([source.keys[run][1] == label for run in block.segment_run], np.bool_)
         if not chosen.any():
             return None
-        rows = np.flatnonzero(np.repeat(chosen, np.diff(block.segment_start)))
+        rows = np.flatnonzero(np.repeat(chosen, block.lengths))
         segment_run = np.array(
             [table.add((source.keys[run][0], "")) for run in block.segment_run[chosen]], np.int64
         )
-        lengths = np.diff(block.segment_start)[chosen]
+        lengths = block.lengths[chosen]
         # A table's runs must come in ascending order for blocks to be in the order of run.
         by_run = np.argsort(segment_run, kind="stable")
         starts = block.segment_start[:-1][chosen]
@@ -134,11 +131,7 @@ class BlockMaker:
 
     def _across(self, index: int, block: Block) -> Block:
         """Instants of the entities, with the rows of their series in the order of the names."""
-        source, table = self.tables[self.plan.domains[index].source], self.tables[index]
-        entity_of_run = np.array([table.add((entity, "")) for entity, _ in source.keys], np.int64)
-        names = sorted({series for _, series in source.keys})
-        place = {name: i for i, name in enumerate(names)}
-        rank_of_run = np.array([place[series] for _, series in source.keys], np.int64)
+        entity_of_run, rank_of_run = self._members(index)
         last = np.flatnonzero(ordering.last_of_instant(block.ts_ns, block.segment_start))
         entity, rank = block.per_row(entity_of_run)[last], block.per_row(rank_of_run)[last]
         ts_ns = block.ts_ns[last]
@@ -157,6 +150,22 @@ class BlockMaker:
             member_rows=members,
             member_start=np.concatenate([start, [len(members)]]).astype(np.int64),
         )
+
+    def _members(self, index: int) -> tuple[Int64s, Int64s]:
+        """For each series the run of its entity, and its rank by name."""
+        source, table = self.tables[self.plan.domains[index].source], self.tables[index]
+        known = self._members_of.get(index)
+        if known is None or len(known[0]) != len(source):
+            entity = np.array([table.add((entity, "")) for entity, _ in source.keys], np.int64)
+            names = sorted({series for _, series in source.keys})
+            place = {name: i for i, name in enumerate(names)}
+            known = entity, np.array([place[series] for _, series in source.keys], np.int64)
+            self._members_of[index] = known
+        return known
+
+    def forget(self) -> None:
+        """Forgets what is known of runs, for their numbers are given anew."""
+        self._members_of.clear()
 
     def begin(self, index: int, block: Block, settled_ns: int) -> None:
         """Makes room for a block and writes its times."""
@@ -188,7 +197,7 @@ class BlockMaker:
     @staticmethod
     def commit(table: RunTable, block: Block) -> None:
         """Counts a block's rows as recent ones."""
-        table.end[block.segment_run] += np.diff(block.segment_start)
+        table.end[block.segment_run] += block.lengths
         table.last_ns[block.segment_run] = block.ts_ns[block.segment_start[1:] - 1]
 
     def seen(self, scope: Scope) -> tuple[Int64s, Int64s]:

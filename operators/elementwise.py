@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from operators.kernels import flags, runs
 from operators.units import ONE, Unit
 
 Array = npt.NDArray[np.float64]
@@ -41,31 +41,14 @@ def _finite(compute: Callable[..., Array]) -> Callable[..., Array]:
     def computed(*operands: Array) -> Array:
         with np.errstate(all="ignore"):
             result = compute(*operands)
-            result[~np.isfinite(result)] = np.nan
-            return result
+        runs.null_where_not_finite(result)
+        return result
 
     return computed
 
 
-def _compare(compare: Callable[[Array, Array], Any]) -> Callable[..., Array]:
-    def compared(a: Array, b: Array) -> Array:
-        result = compare(a, b).astype(np.float64)
-        result[np.isnan(a) | np.isnan(b)] = np.nan
-        return result
-
-    return compared
-
-
-def _and(a: Array, b: Array) -> Array:
-    result = np.where(np.isnan(a) | np.isnan(b), np.nan, 1.0)
-    result[(a == 0.0) | (b == 0.0)] = 0.0
-    return result
-
-
-def _or(a: Array, b: Array) -> Array:
-    result = np.where(np.isnan(a) | np.isnan(b), np.nan, 0.0)
-    result[(a == 1.0) | (b == 1.0)] = 1.0
-    return result
+def _swapped(compare: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    return lambda a, b: compare(b, a)
 
 
 def _fill_null(a: Array, b: Array) -> Array:
@@ -118,9 +101,9 @@ def _root(where: str, units: Sequence[Unit | None]) -> Unit:
     return (units[0] or ONE).root(2)
 
 
-def _flag(name: str, compare: Callable[[Array, Array], Any]) -> Elementwise:
+def _flag(name: str, compare: Callable[[Array, Array], Array]) -> Elementwise:
     return Elementwise(
-        name, _compare(compare), _no_unit, f"({{}} {name} {{}})", kind="flag", scale="exact",
+        name, compare, _no_unit, f"({{}} {name} {{}})", kind="flag", scale="exact",
         nulls="null where an operand is null",
     )  # fmt: skip
 
@@ -137,15 +120,15 @@ _TABLE = (
     Elementwise("sqrt", _finite(np.sqrt), _root, "sqrt({})", kind="number"),
     Elementwise("min_of", np.minimum, _equal_units, "min({}, {})", scale="exact"),
     Elementwise("max_of", np.maximum, _equal_units, "max({}, {})", scale="exact"),
-    _flag("<", np.less),
-    _flag("<=", np.less_equal),
-    _flag(">", np.greater),
-    _flag(">=", np.greater_equal),
-    _flag("==", np.equal),
-    _flag("!=", np.not_equal),
-    Elementwise("&", _and, _no_unit, "({} & {})", "flag", takes_flags=True, scale="exact",
+    _flag("<", flags.less),
+    _flag("<=", flags.less_or_equal),
+    _flag(">", _swapped(flags.less)),
+    _flag(">=", _swapped(flags.less_or_equal)),
+    _flag("==", flags.equal),
+    _flag("!=", flags.not_equal),
+    Elementwise("&", flags.both, _no_unit, "({} & {})", "flag", takes_flags=True, scale="exact",
                 nulls="Kleene: false where either is false, else null where either is null"),
-    Elementwise("|", _or, _no_unit, "({} | {})", "flag", takes_flags=True, scale="exact",
+    Elementwise("|", flags.either, _no_unit, "({} | {})", "flag", takes_flags=True, scale="exact",
                 nulls="Kleene: true where either is true, else null where either is null"),
     Elementwise("not", lambda a: 1.0 - a, _no_unit, "~{}", "flag", takes_flags=True, scale="exact"),
     Elementwise("is_null", lambda a: np.isnan(a).astype(np.float64), _no_unit, "is_null({})",

@@ -17,7 +17,7 @@ from operators.batch import END_CLOCK_NS, NO_CLOCK_NS, Batch, Integers, Labels, 
 from operators.blocks import BlockMaker
 from operators.history import RunTable
 from operators.kernels import ordering, runs
-from operators.pending import Bools, Pending, Rows, ordered
+from operators.pending import Bools, Ordered, Pending, Rows, ordered
 from operators.plan import Plan
 from operators.provisional import Provisional
 from operators.scope import Block, Links, Scope
@@ -263,6 +263,13 @@ class Engine:
         table, counts = self.tables[index], self.account.counts
         result = ordered(self.streams[name], rows, ready, len(table))
         counts[:, Fate.APPLIED] += ordering.tally(rows.partition, ready, len(counts))
+        if result.tied:
+            self._tied(name, result, output)
+        return self.blocks.of_stream(index, result)
+
+    def _tied(self, name: str, result: Ordered, output: Output) -> None:
+        """The account of rows that are not applied because of another one of their identity."""
+        counts = self.account.counts
         for fate, partitions in (
             (Fate.DUPLICATE, result.duplicate),
             (Fate.SUPERSEDED, result.superseded),
@@ -272,7 +279,6 @@ class Engine:
             np.subtract.at(counts[:, Fate.APPLIED], partitions, 1)
         if len(result.conflicting):
             output.refused.extend(self._conflicts(name, result.conflicting))
-        return self.blocks.of_stream(index, result)
 
     def _conflicts(self, name: str, rows: Rows) -> list[Refused]:
         table = self.tables[self.plan.streams[name]]
@@ -310,9 +316,9 @@ class Engine:
         table = self.tables[plan.output]
         quality = np.zeros(len(block), np.int64)
         for bit, key in enumerate(plan.quality.values()):
-            quality |= (scope.values[key] == 1.0).astype(np.int64) << bit
+            runs.add_flag(quality, scope.values[key], 1 << bit)
         known_ns, n_rows = self.blocks.seen(scope)
-        run = np.repeat(block.segment_run.astype(np.int32), np.diff(block.segment_start))
+        run = np.repeat(block.segment_run.astype(np.int32), block.lengths)
         vectors = Vectors(
             *self._names(table, run),
             block.ts_ns,
@@ -333,6 +339,26 @@ class Engine:
         if self.set.series is None:
             return entities, None
         return entities, Labels(entities.codes, table.series)
+
+    # -- how much it keeps ------------------------------------------------------------------
+
+    @property
+    def pending_rows(self) -> int:
+        """Rows of all partitions that wait."""
+        counts = self.account.counts
+        return int(counts[:, Fate.IN].sum() - counts[:, Fate.APPLIED :].sum())
+
+    @property
+    def run_count(self) -> int:
+        """Runs of all streams."""
+        return sum(len(self.tables[index]) for index in self.plan.streams.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of the recent rows and of what windows remember; pending rows come on top."""
+        return sum(table.memory_bytes for table in self.tables)
+
+    # -- provisional ------------------------------------------------------------------------
 
     def keep_provisional(self) -> Provisional:
         """Gives what tells provisional vectors as rows come in."""

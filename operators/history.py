@@ -99,6 +99,14 @@ class RunTable:
         """Whether gaps empty windows."""
         return self.ttl_ns < END_CLOCK_NS
 
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the rows and caches."""
+        arrays = list(self._arrays().values())
+        for cache in self.caches.values():
+            arrays += [cache.marks, cache.state, cache.suffix]
+        return sum(array.nbytes for array in arrays)
+
     def add(self, key: Key) -> int:
         """The number of a run, made if it is new."""
         run = self.index.get(key)

@@ -58,6 +58,10 @@ class Rows:
         return ts_ns if arrives_with_time else ordering.gather(self.arrival_ns, rows), columns
 
 
+_NOTHING = np.zeros(0, np.int64)
+NO_ROWS = Rows(_NOTHING, _NOTHING, _NOTHING, _NOTHING, {})
+
+
 def concatenated(parts: list[Rows]) -> Rows:
     """The rows of several parts, one behind the other."""
     if len(parts) == 1:
@@ -181,10 +185,12 @@ def ordered(stream: Stream, rows: Rows, ready: Bools, run_count: int) -> Ordered
     if not ordering.sort_times(order, ts_ns, segment_start):
         order = order[np.lexsort((order, rows.ts_ns[order], rows.run[order]))]
         ts_ns = ordering.gather(rows.ts_ns, order)
-    nothing = np.zeros(0, np.int64)
+    nothing = _NOTHING
     if ordering.count_ties(ts_ns, segment_start) == 0:
-        none, content = rows.take(nothing), rows.take_content(order, ts_ns)
-        return Ordered(ts_ns, *content, segment_run, segment_start, False, nothing, nothing, none)
+        content = rows.take_content(order, ts_ns)
+        return Ordered(
+            ts_ns, *content, segment_run, segment_start, False, nothing, nothing, NO_ROWS
+        )
     tied = np.flatnonzero(ordering.mark_ties(ts_ns, segment_start))
     ranked, fate, seen_ns = _settle_ties(stream, rows, order[tied])
     order[tied] = ranked

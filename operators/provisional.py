@@ -174,6 +174,7 @@ class _Trial:
             fresh |= table.forget_runs(count)
         if fresh:
             self.engine.links.forget()
+            self.engine.blocks.forget()
 
 
 @contextmanager

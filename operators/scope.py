@@ -41,9 +41,14 @@ class Block:
     def __len__(self) -> int:
         return len(self.ts_ns)
 
+    @property
+    def lengths(self) -> Int64s:
+        """Number of rows of each segment."""
+        return self.segment_start[1:] - self.segment_start[:-1]
+
     def per_row(self, per_run: Float64s | Int64s) -> Any:
         """A value of each run, for each of its rows."""
-        return np.repeat(per_run[self.segment_run], np.diff(self.segment_start))
+        return np.repeat(per_run[self.segment_run], self.lengths)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,7 @@ class Scope:
         self.values: dict[str, Any] = {}
         self._positions: dict[tuple[int, int], Positions] = {}
         self._lows: dict[tuple[int, WindowSpec], Int64s] = {}
+        self._series_ns: Int64s | None = None
         self._slots = 0
 
     @property
@@ -185,7 +191,9 @@ class Scope:
 
     def series_ns(self) -> Int64s:
         """For each row the duration that the name of its series spells; 0 where it spells none."""
-        return self.block.per_row(self.links.series_ns(self.domain))
+        if self._series_ns is None:
+            self._series_ns = self.block.per_row(self.links.series_ns(self.domain))
+        return self._series_ns
 
 
 class Links:

@@ -64,6 +64,11 @@ def whole(x: Expr) -> list[Expr]:
     ]  # fmt: skip
 
 
+def compared(x: Expr, y: Expr) -> list[Expr]:
+    """Every way to compare, and to join what was compared."""
+    return [(x < y) & (x <= y), (x > y) | (x >= y), x == y, x != y]
+
+
 def named(exprs: list[Expr]) -> dict[str, Expr]:
     """Expressions under numbers."""
     return {f"f{i}": expr for i, expr in enumerate(exprs)}
@@ -79,7 +84,7 @@ def sets() -> list[FeatureSet]:
     over_bars = [
         *rolling(x, y, 4), *rolling(y, x, "3s"), *rolling(z, z, 4), *rolling(z, z, "3s"),
         bars.elapsed(1), events.elapsed(0), bars.off_grid(), bars.series_seconds(),
-        bars.one_series("1s").col("y"),
+        bars.one_series("1s").col("y"), *compared(x, y),
     ]  # fmt: skip
     across = [
         rms.across_mean(), rms.across_min(), rms.across_max(), rms.across_count(),
@@ -87,7 +92,7 @@ def sets() -> list[FeatureSet]:
     ]  # fmt: skip
     asset = hopping.output().across_series()
     return [
-        FeatureSet("rows", "v1", bars, named(over_bars), ttl="1h"),
+        FeatureSet("rows", "v1", bars, named(over_bars), quality={"LESS": x < y}, ttl="1h"),
         hopping,
         FeatureSet("across", "v1", asset, named(across)),
         FeatureSet("messages", "v1", messages, named(whole(messages.col("values")))),

@@ -99,6 +99,7 @@ def test_they_are_what_would_be_final_for_the_entities_touched_and_no_change_is_
     provisional = engine.keep_provisional()
     earliest: dict[str, int] = {}
     told_last: Found = {}
+    restarted = False
     for batch in read:
         output = engine.process(batch)
         final = told(feature_set, output.vectors)
@@ -107,6 +108,8 @@ def test_they_are_what_would_be_final_for_the_entities_touched_and_no_change_is_
         if not data.draw(st.booleans(), label="asked"):
             continue
         if data.draw(st.integers(0, 4), label="restarted") == 0:
+            # Which of two equal rows of two partitions is the duplicate may differ from now on.
+            restarted = True
             engine = restore(plan, partitions, snapshot(engine))
             provisional = engine.keep_provisional()
             earliest = dict.fromkeys(
@@ -116,7 +119,7 @@ def test_they_are_what_would_be_final_for_the_entities_touched_and_no_change_is_
         found = told(feature_set, vectors := provisional.vectors())
         assert vectors is None or not vectors.final
         assert snapshot(engine) == before
-        assert feature_set.ttl is not None or before == snapshot(plain)
+        assert restarted or before == snapshot(plain)
         everything = if_all_ended(engine)
         assert told(feature_set, engine.provisional()) == everything
         asked = {

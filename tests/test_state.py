@@ -245,6 +245,42 @@ def imbalance(engine: Engine) -> list[int]:
     return [int(count) for count in missing]
 
 
+def without_late(batch: Batch, feature_set: FeatureSet) -> Batch:
+    """A batch as from a source that takes late rows out itself."""
+    delay_ns = next(s.max_delay_ns for s in feature_set.streams if s.name == batch.stream)
+    arrival_ns = batch.ts_ns if batch.arrival_ns is None else batch.arrival_ns
+    return batch.take(arrival_ns - batch.ts_ns <= delay_ns)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_late_rows_that_a_source_has_taken_out_are_missing_in_the_account_and_nowhere_else(name):
+    feature_set, taken = SETS[name], read_for(SETS[name])
+    engine, spared = fed(feature_set, [], of=taken), fed(feature_set, [], of=taken)
+    for batch in taken:
+        found = shown(feature_set, engine.process(batch).vectors)
+        output = spared.process(without_late(batch, feature_set))
+        assert in_bits(shown(feature_set, output.vectors)) == in_bits(found)
+        assert not any(refused.fate is Fate.LATE for refused in output.refused)
+        assert not any(imbalance(spared))
+        assert spared.pending_rows == engine.pending_rows
+    late = total(engine, Fate.LATE)
+    assert total(spared, Fate.IN) == [
+        n - m for n, m in zip(total(engine, Fate.IN), late, strict=True)
+    ]
+    assert total(spared, Fate.APPLIED) == total(engine, Fate.APPLIED)
+
+
+def test_an_engine_tells_how_much_it_keeps():
+    taken = read_for(market)
+    engine = fed(market, [], of=taken)
+    for batch in taken:
+        engine.process(batch)
+        assert engine.pending_rows == sum(map(len, engine.pending.values()))
+    assert engine.run_count == len(golden.KEYS["bars"]) + len(golden.KEYS["news"])
+    columns = [array for table in engine.tables for array in (table.ts, *table.columns.values())]
+    assert sum(array.nbytes for array in columns) < engine.state_bytes < 10_000_000
+
+
 def total(engine: Engine, fate: Fate) -> list[int]:
     """Rows of that fate in each partition."""
     return [int(count) for count in engine.account.counts[:, fate]]

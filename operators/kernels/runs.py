@@ -134,16 +134,17 @@ def append(column, values, segment_run, segment_start, base, end):
 
 
 @kernel
-def append_greatest(column, values, segment_run, segment_start, base, end, carry):
-    """Like :func:`append`, of the greatest value so far in the run; ``carry`` holds it."""
+def greatest_so_far(values, segment_run, segment_start, carry):
+    """For each new row the greatest value of its run up to it; ``carry`` holds it between calls."""
+    result = np.empty(values.shape[0], np.int64)
     for g in range(segment_run.shape[0]):
         s = segment_run[g]
-        to = base[s] + end[s] - segment_start[g]
         greatest = carry[s]
         for i in range(segment_start[g], segment_start[g + 1]):
             greatest = max(greatest, values[i])
-            column[to + i] = greatest
+            result[i] = greatest
         carry[s] = greatest
+    return result
 
 
 @kernel
@@ -396,7 +397,15 @@ def fill_from_end(target, target_length, source, source_length):
 
 @kernel
 def null_where_not_finite(values):
-    """Makes what has overflowed null, in place."""
+    """Makes what has overflowed, and any other not-a-number, the one null, in place."""
     for i in range(values.shape[0]):
-        if abs(values[i]) == np.inf:
+        if not abs(values[i]) < np.inf:
             values[i] = np.nan
+
+
+@kernel
+def add_flag(quality, flag, bit):
+    """Sets a bit of each row's quality where the flag is raised."""
+    for i in range(quality.shape[0]):
+        if flag[i] == 1.0:
+            quality[i] |= bit
