@@ -30,6 +30,13 @@ class TopicsError(ValueError):
     """Topics that the flow can't use as they are, or that can't be made."""
 
 
+LETTERS = {"max.message.bytes": str(2 * 2**20)}
+"""A letter is its message and some headers: larger than the largest message of an input, which is
+1 MiB unless a broker is told otherwise. One that did not fit would stop the flow at each start."""
+CHECKED = {"message.timestamp.type", "cleanup.policy", "max.message.bytes"}
+"""The settings of topics that are there which matter; of sizes, larger ones fit too."""
+
+
 @dataclass(frozen=True)
 class Topic:
     """What a topic must be.
@@ -101,8 +108,8 @@ def wanted_topics(settings: LiveSettings, partitions: int | None) -> list[Topic]
         given, topic = settings.input_of(name), settings.topic_of(name)
         stamps = BROKER_STAMPS if given.arrival == "broker" else {}
         want(Topic(topic, f"input: {name}", partitions, stamps))
-        want(Topic(dead_topic(topic), f"dead letters of {topic}", partitions))
-        want(Topic(late_topic(topic), f"late rows of {topic}", partitions))
+        want(Topic(dead_topic(topic), f"dead letters of {topic}", partitions, LETTERS))
+        want(Topic(late_topic(topic), f"late rows of {topic}", partitions, LETTERS))
     for name, table in settings.sets.items():
         want(Topic(table.topic, f"vectors of {name}"))
         if table.provisional_topic:
@@ -162,10 +169,16 @@ def check(admin: AdminClient, topics: Iterable[Topic], there: Iterable[str]) -> 
         wrong = [
             f"{name} must be {value}, found {config[name].value}"
             for name, value in topic.config.items()
-            if name in {"message.timestamp.type", "cleanup.policy"} and config[name].value != value
+            if name in CHECKED and not _fits(config[name].value, value)
         ]
         count = len(facts[topic.name].partitions)
         if topic.partitions is not None and count != topic.partitions:
             wrong.append(f"must have {topic.partitions} partitions, found {count}")
         applied.append(Applied(topic, "; ".join(wrong) or "there", not wrong))
     return applied
+
+
+def _fits(found: str | None, wanted: str) -> bool:
+    if found is not None and wanted.isdigit():
+        return int(found) >= int(wanted)
+    return found == wanted
