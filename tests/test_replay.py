@@ -501,9 +501,20 @@ def test_less_history_by_hand_begins_later_and_gives_what_it_saw(ticking):
     part, inputs = until_final(ticking, f"{__name__}:rowed", span, 10**9)
     same_bits(rowed, part, expected(rowed, span, ticks=later))
     assert sum(each.start for each in inputs) == len(rows)
+    wanted = expected(counted, span, ticks=both)
     spans, inputs = until_final(ticking, f"{__name__}:counted", span)
-    same_bits(counted, spans, expected(counted, span, ticks=both))
+    same_bits(counted, spans, wanted)
     assert sum(each.start for each in inputs) == len(rows)
+
+    # Times are found in an archive as in the log, and in it alone where the log has forgotten.
+    source, past = ticking.topics["ticks"], ticking.folder / "past"
+    copied = archive_topics(Connection(ticking.bootstrap), [source], past)
+    ticking.inputs["ticks"]["archive"] = str(past)
+    for kept in (10**6, 20):
+        forget(ticking.bootstrap, source, {e.partition: max(0, e.end - kept) for e in copied})
+        spans, again = until_final(ticking, f"{__name__}:counted", span)
+        same_bits(counted, spans, wanted)
+        assert [each.start for each in again] == [each.start for each in inputs]
 
 
 def forget(bootstrap: str, topic: str, ends: Mapping[int, int]) -> None:
