@@ -123,8 +123,10 @@ class World:
 
         def there() -> tuple[int, int]:
             self.flow.check_alive()
+            if (given := len(self.vectors())) < vectors:
+                return given, 0  # reading a topic takes a second
             told = [self.letters(stream, end) for stream in STREAMS for end in (".dlq", ".late")]
-            return len(self.vectors()), sum(map(len, told))
+            return given, sum(map(len, told))
 
         self.flow.start()
         try:
