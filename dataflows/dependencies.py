@@ -77,7 +77,9 @@ class Dependency:
 
 
 class StandsStill:
-    """Tells that something has not changed for a while, whenever it is asked.
+    """Tells that something that moved has not changed for a while, whenever it is asked.
+
+    What has never moved may have nobody who moves it, as in a process that reads no partition.
 
     Args:
         words: what it is.
@@ -90,12 +92,13 @@ class StandsStill:
         self._read = read
         self._now_s = now_s
         self._held = read()
-        self._since_s = now_s()
+        self._since_s: float | None = None
 
     def __call__(self) -> str | None:
         """In words, what stands still; None while it does not."""
         now_s, found = self._now_s(), self._read()
         if found != self._held:
             self._held, self._since_s = found, now_s
-        still_s = now_s - self._since_s
-        return f"{self._words} stands still, for {still_s:.0f} s" if still_s > STILL_S else None
+        if self._since_s is None or now_s - self._since_s <= STILL_S:
+            return None
+        return f"{self._words} stands still, for {now_s - self._since_s:.0f} s"

@@ -226,6 +226,8 @@ def test_what_must_change_and_does_not_is_trouble(observed, clock):
     observed.recovered()
     ticks = 0
     observed.dependency("kafka", StandsStill("the clock", lambda: ticks, clock.now_s))
+    clock.s += 100
+    assert readiness(observed, LIMITS).well
     for _ in range(10):
         clock.s += 10
         ticks += 1
