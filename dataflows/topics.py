@@ -22,8 +22,13 @@ from sources.kafka_client import TIMEOUT_S, Connection
 BROKER_STAMPS = {"message.timestamp.type": "LogAppendTime"}
 CLOCK = {**BROKER_STAMPS, "retention.ms": "3600000", "segment.ms": "3600000"}
 """Nobody reads the ticks; only their stamps count."""
-PROGRESS = {"cleanup.policy": "compact"}
-"""Its last records are the flows' progress, so that it must never expire."""
+PROGRESS = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 * 2**20),
+    "min.cleanable.dirty.ratio": "0.1",
+}
+"""Its last records are the flows' progress, so that it must never expire. A start reads all
+of it: ten records a second of each lane, which are cleaned up only in segments that are full."""
 
 
 class TopicsError(ValueError):
