@@ -1,0 +1,125 @@
+"""The progress of lanes is read as it was committed, whatever else is in its topic."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+import pytest
+from confluent_kafka import KafkaException, Producer
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from sinks import kafka_progress
+from sinks.kafka_errors import MissingTopicError
+from sinks.kafka_progress import Progress, ProgressLog
+from sources.kafka_client import Connection
+from tests.kafka_topics import read_topic
+from tests.services.kafka import Topics, admin
+
+
+def producer(topic: Topics, lane: str | None = None) -> Producer:
+    """One that is in a transaction, if it has a name."""
+    named = {} if lane is None else {"transactional.id": f"{topic.names[0]}.{lane}"}
+    made = Producer({"bootstrap.servers": topic.bootstrap, **named})
+    if lane is not None:
+        made.init_transactions(30)
+        made.begin_transaction()
+    return made
+
+
+def say(writer: Producer, name: str, lane: str, settled_ns: int, partition: int = 0) -> None:
+    record = Progress("job", "run", {"settled_ns": settled_ns}).encode()
+    writer.produce(name, record, lane, partition)
+
+
+def log_of(topic: Topics, name: str) -> ProgressLog:
+    return ProgressLog(Connection(topic.bootstrap), name)
+
+
+def settled(log: ProgressLog, lane: str, number: int = 0, *, whole: bool = True) -> int | None:
+    found = log.read(lane, number, whole=whole)
+    return None if found is None else found.state["settled_ns"]
+
+
+def test_the_last_record_of_each_lane_counts(topic):
+    name = topic(2)
+    writer = producer(topic)
+    for settled_ns in range(3):
+        say(writer, name, "a", settled_ns)
+        say(writer, name, "b", settled_ns + 10, partition=1)
+    writer.flush()
+    log = log_of(topic, name)
+    assert (settled(log, "a"), settled(log, "b", 1), settled(log, "c", 2)) == (2, 12, None)
+    say(writer, name, "a", 7)
+    writer.flush()
+    assert settled(log, "a") == 7
+    assert log.read("a", 0, whole=True) == Progress("job", "run", {"settled_ns": 7})
+
+
+def test_what_was_aborted_does_not_count_though_it_is_the_last(topic):
+    name = topic()
+    writer = producer(topic, "a")
+    say(writer, name, "a", 1)
+    writer.commit_transaction()
+    writer.begin_transaction()
+    say(writer, name, "a", 2)
+    writer.flush()
+    writer.abort_transaction()
+    assert settled(log_of(topic, name), "a") == 1
+
+
+def test_whoever_reads_the_whole_waits_for_open_transactions(topic, monkeypatch):
+    monkeypatch.setattr(kafka_progress, "MOST_WAIT_S", 1.0)
+    name = topic()
+    before, open_ = producer(topic, "a"), producer(topic, "b")
+    say(before, name, "a", 1)
+    before.commit_transaction()
+    say(open_, name, "b", 5)
+    open_.flush()
+    log = log_of(topic, name)
+    assert settled(log, "a", whole=False) == 1
+    with pytest.raises(KafkaException, match="transactions before offset 3 must end first"):
+        settled(log, "a")
+    open_.commit_transaction()
+    assert (settled(log, "a"), settled(log, "b")) == (1, 5)
+
+
+def test_a_topic_that_was_compacted_is_read_to_its_end(topic):
+    name = topic(compacted=True)
+    log = log_of(topic, name)
+    deadline_s, written, first = time.monotonic() + 60, 0, 0
+    while first == 0:
+        assert time.monotonic() < deadline_s, "nothing was compacted"
+        writer = producer(topic, "a")
+        say(writer, name, "a", written)
+        writer.commit_transaction()
+        written += 1
+        assert settled(log, "a") == written - 1
+        first = read_topic(topic.bootstrap, name)[0].offset
+    assert settled(log_of(topic, name), "a") == written - 1
+
+
+def test_a_topic_that_was_made_anew_is_read_anew(topic):
+    name = topic()
+    writer = producer(topic)
+    for settled_ns in range(5):
+        say(writer, name, "a", settled_ns)
+    writer.flush()
+    log = log_of(topic, name)
+    assert settled(log, "a") == 4
+    client = admin(topic.bootstrap)
+    client.delete_topics([name])[name].result()
+    client.create_topics([NewTopic(name, 1, 1)])[name].result()
+    deadline_s = time.monotonic() + 30
+    found: int | None = 4
+    while found == 4:
+        assert time.monotonic() < deadline_s
+        with suppress(KafkaException):  # the leader of the new topic is not known at once
+            found = settled(log, "a")
+    assert found is None
+
+
+def test_a_topic_that_does_not_exist_is_named(topic, monkeypatch):
+    monkeypatch.setattr(kafka_progress, "PATIENCE_S", 0.2)
+    with pytest.raises(MissingTopicError, match=r"topic `no\.such` must exist, found none"):
+        log_of(topic, "no.such").partition_of(0)
