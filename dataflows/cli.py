@@ -222,7 +222,7 @@ def live(
 
     with _in_words():
         given = {} if shards is None else {"shards": shards}
-        run(_console(), live_settings(config, **given), config, cluster)
+        run(live_settings(config, **given), config, cluster)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -12,10 +13,13 @@ from rich.table import Table
 from dataflows import live_state, rescale, topics
 from dataflows.live_settings import CONFIG, LiveSettings
 from dataflows.live_state import part_name
+from dataflows.logs import secret_values, set_up_logs
 from dataflows.processes import free_addresses
 from dataflows.settings import PREFIX
 from dataflows.supervise import Supervisor, Worker
 from operators.durations import NS_PER_UNIT
+
+log = logging.getLogger("riffle")
 
 
 def command_of(settings: LiveSettings, folder: Path) -> list[str]:
@@ -61,13 +65,14 @@ def workers_of(settings: LiveSettings, config: Path | None, processes: int) -> l
     ]
 
 
-def live(console: Console, settings: LiveSettings, config: Path | None, processes: int) -> None:
+def live(settings: LiveSettings, config: Path | None, processes: int) -> None:
     """Runs a flow until it is asked to stop."""
+    set_up_logs(secret_values(settings.client_properties()))
     workers = workers_of(settings, config, processes)
     shown = f"a cluster of {processes}" if processes else f"{settings.shards} shards"
-    console.print(f"flow [bold]{settings.name}[/bold] as {shown}; SIGTERM or Ctrl-C drains it")
-    Supervisor(workers, lambda words: console.print(f"[yellow]{words}[/yellow]")).run()
-    console.print("[green]drained[/green]; the same command goes on from here")
+    log.info("flow %s runs as %s; SIGTERM or Ctrl-C drains it", settings.name, shown)
+    Supervisor(workers, log.warning).run()
+    log.info("flow %s is drained; the same command goes on from here", settings.name)
 
 
 def apply(console: Console, settings: LiveSettings, partitions: int, replication: int) -> bool:
