@@ -18,6 +18,7 @@ from operators.decode import decode
 from operators.engine import Engine
 from operators.expr import Expr, GridCoverage
 from operators.feature_set import FeatureSet
+from operators.kernels import numbers, objects
 from operators.notebook import RefusedRowsWarning
 from operators.plan import compile_plan
 from operators.route import of_groups, route
@@ -138,8 +139,29 @@ def read_only_in_part(batch: Batch) -> list[Batch]:
     return made
 
 
+def warm_objects() -> None:
+    """Runs the kernels of JSON over arrays like those of messages."""
+    data = np.frombuffer(b'{"a":"x","b":1.5,"c":[1,2],"d":{"e":1}}', np.uint8)
+    names = np.frombuffer(b"abc", np.uint8)
+    ends = np.array([len(data)])
+    out = np.zeros(1, np.uint8)
+    kinds = np.array([numbers.OF_ID, numbers.OF_NUMBER, numbers.OF_SAMPLES], np.uint8)
+    what = np.zeros((3, 1), np.uint8)
+    first, length, values = (np.zeros((3, 1), np.int64) for _ in range(3))
+    places = np.arange(4)
+    objects.locate(data, ends - ends, ends, names, places, kinds, out, what, first, length)
+    found = (data, out, what[0], first[0], length[0])
+    numbers.whole_numbers(*found, values[0])
+    numbers.real_numbers(*found, np.empty(1), values[0])
+    numbers.count_samples(*found)
+    numbers.sample_numbers(*found, values[0], np.empty(2), values[0], values[0])
+    objects.gather(data, first[0], length[0], np.ones(1, np.bool_))
+    objects.nesting(data)
+
+
 def warm() -> None:
     """Runs every set over the rows: whole, and cut, routed and restored."""
+    warm_objects()
     rows = frames()
     texts = rows["bars"].with_columns(ts=pl.lit("2020-09-13T12:26:40Z")).drop("ts_ns")
     decode(bars, texts)

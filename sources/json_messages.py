@@ -1,4 +1,8 @@
-"""Messages that are JSON objects, one row each."""
+"""Messages that are JSON objects, one row each.
+
+Nearly all are taken apart at once by a kernel that reads what is plain; a parser reads the others
+one by one. Both give the same row for a message, and no message can change how another is read.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from operators.batch import Int64s
-from operators.checks import show
 from operators.dead_letters import Reason
+from operators.kernels import numbers, objects
 from operators.streams import Stream
-from sources.json_records import NOT_JSON, JsonRecords, doubled_key
+from sources.json_objects import PlainObjects
+from sources.json_records import NOT_JSON, JsonRecords, doubled_key, twice_in_an_object
 from sources.message_rows import RowGroup, Unread
-
-MOST_DEPTH = 32
-"""How deep objects and lists may lie in each other."""
 
 
 class JsonMessages:
@@ -36,72 +38,65 @@ class JsonMessages:
         self._records = JsonRecords(stream, "message")
         self._columns = tuple(columns)
         self._decode = self._records.decoder(columns).decode
+        self._plain = PlainObjects({name: self._records.kind(name) for name in columns})
 
     def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none."""
-        records: list[Any] = []
+        there = [index for index, value in enumerate(values) if value is not None]
+        texts = [value for value in values if value is not None]
+        if not texts:
+            return [], []
+        found = self._plain.read(texts)
+        message, read = np.array(there, np.int64), found.state == numbers.READ
+        groups = by_spelling(found.table, message[read], self._spellings)
+        if read.all():
+            return groups, []
         unread: list[Unread] = []
-        kept: list[int] = []
-        for index, value in enumerate(values):
-            if value is None:
-                continue
-            found = self._record(value)
-            if isinstance(found, tuple):
-                unread.append(Unread(index, *found))
+        records: list[Any] = []
+        left: list[int] = []
+        for index in np.flatnonzero(~read).tolist():
+            record = self._record(texts[index], suspect=found.state[index] == numbers.SUSPECT)
+            if isinstance(record, tuple):
+                unread.append(Unread(there[index], *record))
             else:
-                records.append(found)
-                kept.append(index)
+                records.append(record)
+                left.append(there[index])
         arrays = {
             name: self._records.array(name, list(map(attrgetter(f"f{number}"), records)))
             for number, name in enumerate(self._columns)
         }
-        return by_spelling(pa.table(arrays), np.array(kept, np.int64), self._spellings), unread
+        groups += by_spelling(pa.table(arrays), np.array(left, np.int64), self._spellings)
+        return groups, unread
 
     def part(self, value: bytes, rows: Sequence[int]) -> bytes:
         """The message, which is one row."""
         return value
 
-    def _record(self, value: bytes) -> Any:
-        """One message as a record; or why it is none, and in words."""
+    def _record(self, value: bytes, *, suspect: bool) -> Any:
+        """One message as a record; or why it is none, and in words.
+
+        Args:
+            value: the message.
+            suspect: whether it may be too deep, or have a key twice.
+        """
         try:
             value.decode()
         except UnicodeDecodeError as error:
-            at = error.start
-            found = f"byte 0x{value[at]:02x} at {at}"
+            found = f"byte 0x{value[error.start]:02x} at {error.start}"
             return Reason.NOT_UTF8, f"a message must be UTF-8, got {found}"
-        if (depth := _depth(value)) > MOST_DEPTH:
-            must = f"objects and lists must not lie deeper than {MOST_DEPTH} in each other"
-            return Reason.TOO_DEEP, f"{must}, got {depth}"
-        if (twice := doubled_key(value)) is not None:
-            must = "a key must stand once in an object"
-            return Reason.DUPLICATE_KEY, f"{must}, got {show(twice)} twice"
+        most = objects.MOST_DEPTH
+        if suspect and value.count(b"{") + value.count(b"[") > most:
+            depth = objects.nesting(np.frombuffer(value, np.uint8))
+            if depth > most:
+                must = f"objects and lists must not lie deeper than {most} in each other"
+                return Reason.TOO_DEEP, f"{must}, got {depth}"
         try:
-            return self._decode(value)
+            record = self._decode(value)
         except (*NOT_JSON, RecursionError) as error:
-            problem = self._records.problem(value, self._columns)
-            return problem or self._records.malformed(error)
-
-
-def _depth(value: bytes) -> int:
-    """How deep a text's objects and lists lie in each other."""
-    depth = deepest = 0
-    quoted = escaped = False
-    for byte in value:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif byte == 92:
-                escaped = True
-            elif byte == 34:
-                quoted = False
-        elif byte == 34:
-            quoted = True
-        elif byte in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"]}":
-            depth -= 1
-    return deepest
+            return self._records.problem(value, self._columns, error)
+        if suspect and (twice := doubled_key(value)) is not None:
+            return twice_in_an_object(twice)
+        return record
 
 
 def by_spelling(

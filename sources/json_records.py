@@ -19,6 +19,7 @@ from operators.dead_letters import Reason
 from operators.streams import Stream
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+NOT_FINITE = (b"NaN", b"Infinity")
 TYPES: dict[str, Any] = {
     "number": float | None,
     "id": int | str | None,
@@ -72,10 +73,19 @@ class JsonRecords:
         texts = [None if value is None else str(value) for value in values]
         return pa.array(texts, pa.large_string())
 
-    def problem(self, text: bytes, columns: Sequence[str]) -> tuple[Reason, str] | None:
-        """What is wrong with a text that could not be decoded; None if nothing is."""
+    def problem(self, text: bytes, columns: Sequence[str], error: Exception) -> tuple[Reason, str]:
+        """What is wrong with a text that could not be decoded, given what the decoder said."""
+        not_finite = "out of range" in str(error) or any(word in text for word in NOT_FINITE)
+        if type(error) is msgspec.DecodeError and not not_finite:
+            # A second look at what is no JSON at all would cost as much as twenty good texts.
+            return self.malformed(error)
+        return self._problem(text, columns) or self.malformed(error)
+
+    def _problem(self, text: bytes, columns: Sequence[str]) -> tuple[Reason, str] | None:
         try:
-            record = json.loads(text, parse_constant=_no_json)
+            record = json.loads(text, parse_constant=_no_json, object_pairs_hook=_distinct)
+        except _DoubledKeyError as error:
+            return twice_in_an_object(str(error))
         except _NotFiniteError as error:
             return Reason.NOT_FINITE, f"a number must be finite, got {error}"
         except (ValueError, RecursionError) as error:
@@ -95,6 +105,11 @@ class JsonRecords:
         """Says that a text is no object."""
         said = f"a {self._what} must be a JSON object, got"
         return Reason.MALFORMED, f"{said}{'' if isinstance(found, str) else ':'} {found}"
+
+
+def twice_in_an_object(key: str) -> tuple[Reason, str]:
+    """Says that an object has a key twice."""
+    return Reason.DUPLICATE_KEY, f"a key must stand once in an object, got {show(key)} twice"
 
 
 def doubled_key(text: bytes) -> str | None:

@@ -17,10 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from operators.batch import Int64s
-from operators.checks import show
 from operators.dead_letters import Reason
 from operators.streams import Stream
-from sources.json_records import NOT_JSON, JsonRecords, doubled_key
+from sources.json_records import NOT_JSON, JsonRecords, doubled_key, twice_in_an_object
 from sources.lines import LineFile, LineRows, is_utf8
 from sources.rows import BLOCK_BYTES, Lines, RawRows, Refused
 
@@ -77,16 +76,15 @@ class JsonlFile(LineRows):
         kept = np.ones(len(lines), np.bool_)
         for row in range(len(lines)):
             line = lines[row]
-            twice = doubled_key(line) if suspects[row] else None
-            if twice is None:
-                try:
-                    records.append(decoder.decode(line))
+            try:
+                record = decoder.decode(line)
+                twice = doubled_key(line) if suspects[row] else None
+                if twice is None:
+                    records.append(record)
                     continue
-                except (*NOT_JSON, RecursionError) as error:
-                    problem = self._records.problem(line, columns) or self._records.malformed(error)
-            else:
-                must = "a key must stand once in an object"
-                problem = (Reason.DUPLICATE_KEY, f"{must}, got {show(twice)} twice")
+                problem = twice_in_an_object(twice)
+            except (*NOT_JSON, RecursionError) as error:
+                problem = self._records.problem(line, columns, error)
             kept[row] = False
             refused.append(Refused(int(lines.numbers[row]), *problem, line))
         return records, refused, lines.some(kept)
