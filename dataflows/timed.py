@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.counters import Durations
+
+log = logging.getLogger("riffle")
 
 
 class _Part(StatefulSinkPartition[Any, Any]):
@@ -23,7 +26,15 @@ class _Part(StatefulSinkPartition[Any, Any]):
         return self._snapshot()
 
     def close(self) -> None:
-        self._part.close()
+        """Closes the part; a failure is told, not raised.
+
+        Bytewax closes parts while it unwinds from an error, too, and a second one would abort the
+        process before the first is told. The last snapshot has seen all that counts written.
+        """
+        try:
+            self._part.close()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the one before it matters
+            log.warning("a sink could not be closed: %s", error)
 
 
 class TimedSink(FixedPartitionedSink[Any, Any]):

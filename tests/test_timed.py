@@ -80,3 +80,28 @@ def test_a_watched_flow_is_told_of_and_does_the_same(tmp_path, stop):
     engines = [watched.engine for watched in observed.engines[-3:]]
     rows = sum(int(row["in"]) for engine in engines for row in engine.account.table())
     assert rows == sum(map(len, items))
+
+
+def test_a_failure_is_told_though_closing_fails_as_well(caplog):
+    class Failing(Sink):
+        def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Any:
+            class Part(StatefulSinkPartition[Any, int]):
+                def write_batch(self, values: list[Any]) -> None:
+                    msg = "the disk is full"
+                    raise OSError(msg)
+
+                def snapshot(self) -> int:
+                    return 0
+
+                def close(self) -> None:
+                    msg = "and it still is"
+                    raise OSError(msg)
+
+            return Part()
+
+    made = Dataflow("failing")
+    read = op.input("read", made, TestingSource([("00", 1)]))
+    op.output("write", read, TimedSink(Failing(), Observed("riffle").durations("sink", "market")))
+    with pytest.raises(OSError, match="the disk is full"):
+        run_main(made)
+    assert "could not be closed: and it still is" in caplog.text

@@ -19,8 +19,9 @@ from tests.chaos.watch import POLL_S, now_ms, until
 ROOT = Path(__file__).parents[2]
 LAST_LINES = 100
 END_S = 30.0
-FELLOW_S = 5.0
+FELLOW_S = 20.0
 """Within this the processes of a cluster notice that one of them is gone."""
+UNCONNECTED = b"error connecting to worker"
 FAULTS = "PYTHONFAULTHANDLER"
 """Makes a process that is aborted print the stacks of its threads."""
 
@@ -118,13 +119,20 @@ class Unit:
             self.running[process].send_signal(number)
 
     def kill(self, process: int = 0) -> None:
-        """Kills one process; the others of a cluster end by themselves, soon.
+        """Kills one process; the others of a cluster must end by themselves.
 
         One that waits for the killed one to begin with goes on waiting, and finds the next.
+
+        Raises:
+            FailedFlowError: when one does neither.
         """
+        size = self.log.stat().st_size
         self.signal(signal.SIGKILL, process)
         deadline = time.monotonic() + FELLOW_S
-        while None in self.codes and time.monotonic() < deadline:
+        while None in self.codes and UNCONNECTED not in self.log.read_bytes()[size:]:
+            if time.monotonic() > deadline:
+                msg = f"{self.name}: process {process} was killed, the other found to be alive"
+                raise FailedFlowError(msg)
             time.sleep(POLL_S)
         self.running = {n: each for n, each in self.running.items() if each.poll() is None}
 
