@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import columns, memory, parquet, report, state
+from benchmarks import columns, memory, parquet, report, small, state
 from benchmarks.contest import Timing
 from benchmarks.report import Line
 
@@ -23,12 +23,14 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
             "columns": lambda: columns.measure(40_000, 1, keys=100),
             "parquet": lambda: parquet.measure(parquet.QUICK, 1),
             "state": lambda: state.measure(50, 1),
+            "small": lambda: small.measure(400, 1),
             "memory": lambda: memory.measure(100_000, files=4, keys=100),
         }
     return {
         "columns": lambda: columns.measure(4_000_000, rounds),
         "parquet": lambda: parquet.measure(parquet.FULL, rounds),
         "state": lambda: state.measure(10_000, rounds),
+        "small": lambda: small.measure(1_000, rounds),
         "memory": lambda: memory.measure(memory_rows),
     }
 
@@ -37,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs what is asked for and prints it."""
     parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small inputs: does it run at all?")
-    parser.add_argument("--only", default="", help="columns, parquet, state, memory; with commas")
+    parser.add_argument("--only", default="", help="parts, with commas")
     parser.add_argument("--rounds", type=int, default=5, help="how often each contender runs")
     parser.add_argument("--rows", type=int, default=50_000_000, help="rows of the memory question")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the JSON file")

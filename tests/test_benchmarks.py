@@ -11,7 +11,7 @@ import pytest
 from benchmarks import columns, contest, memory, run, workload
 
 
-@pytest.mark.parametrize("part", ["columns", "parquet", "state", "memory"])
+@pytest.mark.parametrize("part", ["columns", "parquet", "state", "small", "memory"])
 def test_a_quick_run_checks_its_outputs_and_writes_what_it_found(part: str, tmp_path: Path) -> None:
     run.main(["--quick", "--only", part, "--results", str(tmp_path)])
     (path,) = tmp_path.glob("*.json")
