@@ -103,6 +103,15 @@ class Tenancy:
     take_over: bool = False
     transaction_ms: float = 100
 
+    def __post_init__(self) -> None:
+        most_ms = TRANSACTION_TIMEOUT_MS / 2
+        if not 0 <= self.transaction_ms <= most_ms:
+            msg = (
+                f"flow `{self.flow}`: the time between two commits must be at most {most_ms:.0f} "
+                f"ms, or the broker ends transactions before, found {self.transaction_ms} ms"
+            )
+            raise ValueError(msg)
+
 
 @dataclass(slots=True)
 class Counts:

@@ -399,6 +399,11 @@ def test_a_progress_topic_that_is_missing_stops_the_flow(world):
         world.run().snapshot()
 
 
+def test_commits_are_not_so_rare_that_the_broker_ends_transactions():
+    with pytest.raises(ValueError, match="flow `flow`: the time between two commits must be"):
+        Tenancy("flow", "job", ProgressLog(Connection("")), transaction_ms=60_000)
+
+
 def test_an_infinite_feature_stops_the_flow(world):
     part = world.run()
     vectors = tiny_vectors([1])
@@ -408,15 +413,13 @@ def test_an_infinite_feature_stops_the_flow(world):
         part.snapshot()
 
 
-def outlived(broker: Broker, monkeypatch: pytest.MonkeyPatch, away_s: float) -> KafkaPart:
+def outlived(broker: Broker, away_s: float, **output: str) -> KafkaPart:
     """Writes while the broker is killed and comes back, and checks what readers see."""
     world = World(
         broker.bootstrap, broker.topic(3), broker.topic(2, config={"cleanup.policy": "compact"})
     )
-    part = world.run()
+    part = world.sink(**output).build_part("step", "00", None)
     stop = threading.Event()
-    beats = Counter[str]()
-    part._sink.beat = lambda: beats.update(["beat"])
     written = 0
 
     def restart() -> None:
@@ -441,13 +444,17 @@ def outlived(broker: Broker, monkeypatch: pytest.MonkeyPatch, away_s: float) -> 
     return part
 
 
-def test_a_broker_that_restarts_is_outlived(private_kafka, monkeypatch):
-    outlived(private_kafka, monkeypatch, 0)
+def test_a_broker_that_restarts_is_outlived(private_kafka):
+    outlived(private_kafka, 0)
+
+
+def test_a_broker_that_restarts_is_outlived_without_transactions_too(private_kafka):
+    outlived(private_kafka, 0, delivery="at_least_once")
 
 
 def test_an_outage_longer_than_the_timeouts_is_outlived(private_kafka, monkeypatch):
     monkeypatch.setattr(kafka_lane, "TRANSACTION_TIMEOUT_MS", 2_000)
-    part = outlived(private_kafka, monkeypatch, 8)
+    part = outlived(private_kafka, 8)
     assert part.lane is not None
     assert part.lane.counts.retries > 0
 
