@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -342,3 +346,33 @@ def test_the_past_of_a_topic_is_given_where_it_is_archived(kafka, topic_of, tmp_
     assert stamped is not None
     with pytest.raises(ArchiveError, match="found one at offset 7 that its producer did"):
         stamped.take(10)
+
+
+COPY = """
+import sys
+from pathlib import Path
+from sources.archiving import archive_topics
+from sources.kafka_client import Connection
+archive_topics(Connection(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]),
+               group_bytes=20_000, file_bytes=40_000)
+"""
+
+
+def test_a_process_that_is_killed_again_and_again_leaves_a_whole_archive(kafka, topic_of, tmp_path):
+    topic = topic_of()
+    send(kafka, topic, 40_000)
+    archive = Archive(tmp_path, topic)
+    command = [sys.executable, "-c", COPY, kafka, topic, str(tmp_path)]
+    kills = 0
+    for held in (1, 8, 20):
+        process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+        while len(list(archive.folder.glob("*.parquet"))) < held and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+        kills += process.wait() == -signal.SIGKILL
+        archive.segments(0)  # raises where one does not follow the other
+    assert kills > 0
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True, timeout=60)
+    assert not list(archive.folder.glob(".*.aside"))
+    assert len(archive.segments(0)) > 20
+    assert taken(ArchiveReader(archive, 0, 0), 5_000) == expected(log_of(kafka, topic))
