@@ -676,3 +676,29 @@ def test_a_flow_that_began_late_is_held_to_what_it_read(market, monkeypatch):
     assert verified(market, code=1)["held"][0]["different"] > 0
     remembered(market, starts, NO_CLOCK_NS)
     assert verified(market, code=0)["held"][0]["same"] == 240
+
+
+def test_every_kind_of_column_is_compared(market, topic):
+    written(market)
+    vectors = held_messages(market)
+    one, other = vectors[3], vectors[-1]
+    assert one["event_count_1h"] is not None
+    market.sets = {"market": {"topic": topic(1)}}
+    market.output = market.sets["market"]["topic"]
+    changed = {
+        **one,
+        "ret_1": None,
+        "event_count_1h": one["event_count_1h"] + 1,
+        "quality": [*one["quality"], "COMPUTATION_ERROR"],
+        "coverage": float(np.nextafter(one["coverage"], 0.0)),
+    }
+    # Which rows were seen before is no part of the promise.
+    seen = {**other, "n_rows": 1, "known_at": other["ts"]}
+    write(market, [*(each for each in vectors if each not in (one, other)), changed, seen])
+    held = verified(market, code=1)["held"][0]
+    assert (held["different"], held["same"]) == (1, 239)
+    shown = {each["column"]: (each["computed"], each["held"]) for each in held["findings"]}
+    assert shown.keys() == {"ret_1", "event_count_1h", "quality", "coverage"}
+    assert shown["ret_1"][1] == "null"
+    assert shown["event_count_1h"] == (str(one["event_count_1h"]), str(one["event_count_1h"] + 1))
+    assert shown["quality"][1].endswith("'COMPUTATION_ERROR']")
