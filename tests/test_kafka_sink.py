@@ -413,7 +413,7 @@ def test_an_infinite_feature_stops_the_flow(world):
         part.snapshot()
 
 
-def outlived(broker: Broker, away_s: float, **output: str) -> KafkaPart:
+def outlived(broker: Broker, away_s: float, **output: Any) -> KafkaPart:
     """Writes while the broker is killed and comes back, and checks what readers see."""
     world = World(
         broker.bootstrap, broker.topic(3), broker.topic(2, config={"cleanup.policy": "compact"})
