@@ -9,11 +9,13 @@ is not busy, which is told too.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -30,7 +32,7 @@ from benchmarks.kafka_broker import (
     whole,
 )
 from benchmarks.kafka_flow import Flow, running
-from benchmarks.kafka_messages import MINUTE_MS, PARTITIONS, Market, Sent, bad
+from benchmarks.kafka_messages import INSTRUMENTS, MINUTE_MS, PARTITIONS, Market, Sent, bad
 from benchmarks.report import Line
 from feature_repo.market import market
 from sinks.vector_messages import VectorMessages
@@ -52,12 +54,14 @@ class Inputs:
         messages: how many there are.
         vectors: how many vectors they make.
         bad: how many can't be used.
+        read: how many there are with those that close the partitions.
     """
 
     names: tuple[str, str]
     messages: int
     vectors: int
     bad: int
+    read: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Ran:
         seconds: between its first vector in the log and its last.
         start_s: from its start to its first vector.
         busy: share of a core that it used meanwhile.
-        values: its vectors as they are in the log.
+        keys, values: its vectors as they are in the log.
         dead: messages among the dead letters.
         late: among the late ones.
     """
@@ -76,6 +80,7 @@ class Ran:
     seconds: float
     start_s: float
     busy: float
+    keys: list[bytes]
     values: list[bytes]
     dead: int
     late: int
@@ -99,59 +104,81 @@ def measure(
         clean = _filled(stack, bootstrap, ((message, True) for message in past))
         mixed = _filled(stack, bootstrap, _spoilt(past))
         (produced,) = stack.enter_context(topics(bootstrap, {"vectors": PARTITIONS}))
-        first = _run(bootstrap, clean, cores[0])
-        _check(first, _run(bootstrap, mixed, cores[0]), clean, mixed)
+        first, with_bad = (_run(bootstrap, inputs, cores[0]) for inputs in (clean, mixed))
+        _check(first, with_bad, clean, mixed)
         _check_values(first.values, past)
-        _send(bootstrap, ((produced, None, value, 0) for value in first.values))
-        loops = {
-            "consume and decode": Child(
+        vectors = zip(first.keys, first.values, strict=True)
+        _send(bootstrap, ((produced, key, value, 0) for key, value in vectors))
+        loops = [
+            Child(
                 "benchmarks.kafka_loops:Consume",
                 {"bootstrap": bootstrap, "names": clean.names}, cores[0],
             ),
-            "produce": Child(
+            Child(
                 "benchmarks.kafka_loops:Produce",
                 {"bootstrap": bootstrap, "source": produced, "properties": {}}, cores[0],
             ),
-        }  # fmt: skip
-        for child in loops.values():
+        ]  # fmt: skip
+        for child in loops:
             stack.callback(child.close)
             child.hear()
-        return _rounds(bootstrap, (clean, mixed), loops, rounds, cores[0])
+        found = [(_looped(loops), (first, with_bad))]
+        for _ in range(rounds):
+            seconds = _looped(loops)
+            ran = (_run(bootstrap, clean, cores[0]), _run(bootstrap, mixed, cores[0]))
+            found.append((seconds, ran))
+        # Each loop must have done the whole work; the last run's topic is removed.
+        done = [_rows(child) for child in loops]
+        wanted = [clean.read, clean.vectors]
+        if done != wanted:
+            msg = f"the loops must read and write {wanted} messages, found {done}"
+            raise WrongOutputError(msg)
+        # The first round warms up, unless there is no other.
+        return _told((clean, mixed), found[1:] or found)
 
 
-def _rounds(
-    bootstrap: str,
+def _rows(child: Child) -> int:
+    """How many messages a loop took the last time."""
+    with tempfile.TemporaryDirectory(prefix="riffle-bench-") as folder:
+        path = Path(folder) / "rows.npz"
+        child.tell(f"save {path}")
+        child.hear()
+        with np.load(path) as found:
+            return int(found["rows"][0])
+
+
+def _told(
     inputs: tuple[Inputs, Inputs],
-    loops: dict[str, Child],
-    rounds: int,
-    core: int,
+    rounds: Sequence[tuple[tuple[float, float], tuple[Ran, Ran]]],
 ) -> tuple[list[Line], list[Timing]]:
-    clean, mixed = inputs
-    names = ["kafka: bare consume and decode", "kafka: bare produce", "kafka: flow, a message"]
+    """What was found: seconds of both loops, and what the flow did without and with bad input."""
+    looped, ran = [seconds for seconds, _ in rounds], [flows for _, flows in rounds]
+    messages, vectors = inputs[0].messages, inputs[0].vectors
+    seconds = {
+        ("kafka: bare consume and decode", messages): [consumed for consumed, _ in looped],
+        ("kafka: bare produce", vectors): [produced for _, produced in looped],
+        ("kafka: flow, a message", messages): [clean.seconds for clean, _ in ran],
+        ("kafka: flow with 10 % bad, a sound message", messages): [bad.seconds for _, bad in ran],
+    }
     timings = [
-        Timing(names[0], clean.messages),
-        Timing(names[1], clean.vectors),
-        Timing(names[2], clean.messages),
-        Timing("kafka: flow with 10 % bad, a sound message", clean.messages),
+        Timing(name, rows, [took_s * 1e9 / rows for took_s in took])
+        for (name, rows), took in seconds.items()
     ]
-    shares, of_clean, busy, starts = [], [], [], []
-    for _ in range(rounds):
-        seconds = [_looped(child) for child in loops.values()]
-        ran, with_bad = _run(bootstrap, clean, core), _run(bootstrap, mixed, core)
-        seconds += [ran.seconds, with_bad.seconds]
-        for timing, took_s in zip(timings, seconds, strict=True):
-            timing.ns_per_row.append(took_s * 1e9 / timing.rows)
-        shares.append((seconds[0] + seconds[1]) / ran.seconds)
-        of_clean.append(ran.seconds / with_bad.seconds)
-        busy.append(100 * ran.busy)
-        starts.append(ran.start_s)
-    rates = [1e6 / nanoseconds for nanoseconds in timings[2].ns_per_row]
+    shares = [sum(loops) / clean.seconds for loops, (clean, _) in zip(looped, ran, strict=True)]
+    of_clean = [clean.seconds / bad.seconds for clean, bad in ran]
+    flows = [clean for clean, _ in ran]
     return [
         _share("kafka: share of what the loops allow together", shares, GOAL_OF_LOOPS),
         _share("kafka: throughput with 10 % bad over clean", of_clean, GOAL_OF_CLEAN),
-        Line.value("kafka: messages of `market`, a core", rates, "k/s"),
-        Line.value("kafka: share of its core that the flow used", busy, "%"),
-        Line.value("kafka: start to first vector in the log", starts, "s"),
+        Line.value(
+            "kafka: messages of `market`, a core",
+            [messages / f.seconds / 1e3 for f in flows],
+            "k/s",
+        ),
+        Line.value(
+            "kafka: share of its core that the flow used", [100 * f.busy for f in flows], "%"
+        ),
+        Line.value("kafka: start to first vector in the log", [f.start_s for f in flows], "s"),
     ], timings
 
 
@@ -160,9 +187,13 @@ def _share(question: str, found: Sequence[float], goal: float) -> Line:
     return Line(question, middle, min(found), max(found), "x", f">= {goal:g} x", middle >= goal)
 
 
-def _looped(child: Child) -> float:
-    child.tell("run")
-    return float(child.hear())
+def _looped(loops: Sequence[Child]) -> tuple[float, float]:
+    """Seconds of one run of each loop."""
+    found = []
+    for child in loops:
+        child.tell("run")
+        found.append(float(child.hear()))
+    return found[0], found[1]
 
 
 # -- messages ---------------------------------------------------------------------------------
@@ -181,18 +212,18 @@ def _start_ms(count: int) -> int:
 def _filled(stack: ExitStack, bootstrap: str, messages: Iterable[tuple[Sent, bool]]) -> Inputs:
     """Topics with messages; each says whether it can be used."""
     bars, news = stack.enter_context(topics(bootstrap, {"bars": PARTITIONS, "news": PARTITIONS}))
-    sent = [0, 0, 0]
+    sent, closed = [0, 0, 0], 2 * INSTRUMENTS
 
     def records() -> Iterator[tuple[str, bytes | None, bytes, int]]:
         for each, sound in messages:
             sent[each.topic if sound else 2] += 1
             yield (bars, news)[each.topic], each.key, each.value, each.stamp_ms
         # Vectors become final as the partitions' clocks move on; nobody waits for these ones'.
-        for each in Market().closing(each.stamp_ms + 10 * MINUTE_MS):
-            yield (bars, news)[each.topic], each.key, each.value, each.stamp_ms
+        for last in Market().closing(each.stamp_ms + 10 * MINUTE_MS):
+            yield (bars, news)[last.topic], last.key, last.value, last.stamp_ms
 
     _send(bootstrap, records())
-    return Inputs((bars, news), sum(sent), sent[0], sent[2])
+    return Inputs((bars, news), sum(sent), sent[0], sent[2], sum(sent) + closed)
 
 
 def _spoilt(messages: Iterable[Sent]) -> Iterator[tuple[Sent, bool]]:
@@ -237,28 +268,32 @@ def _run(bootstrap: str, inputs: Inputs, core: int) -> Ran:
         )  # fmt: skip
         with running(flow, core) as run:
             began_ms = time.time_ns() // 10**6
-            before = run.cpu_seconds()
+            run.until_offsets(made, 1, PATIENCE_S, quiet_s=0)
+            before_s, seen_ms = run.cpu_seconds(), time.time_ns() // 10**6
             run.until_offsets(made, inputs.vectors, PATIENCE_S)
-            used = run.cpu_seconds() - before
+            used_s = run.cpu_seconds() - before_s
             run.drain()
-            stamps, values = _vectors(bootstrap, made)
+            stamps, keys, values = _vectors(bootstrap, made)
             letters = flow.letters()
             dead = count_of(bootstrap, [name for name in letters if name.endswith(".dlq")])
             late = count_of(bootstrap, [name for name in letters if name.endswith(".late")])
     seconds = (stamps.max() - stamps.min()) / 1e3
     start_s = (stamps.min() - began_ms) / 1e3
-    return Ran(float(seconds), float(start_s), used / (seconds + start_s), values, dead, late)
+    busy = used_s * 1e3 / max(1.0, float(stamps.max()) - seen_ms)
+    return Ran(float(seconds), float(start_s), busy, keys, values, dead, late)
 
 
-def _vectors(bootstrap: str, topic: str) -> tuple[np.ndarray, list[bytes]]:
+def _vectors(bootstrap: str, topic: str) -> tuple[np.ndarray, list[bytes], list[bytes]]:
     consumer = reader(bootstrap)
     stamps: list[int] = []
+    keys: list[bytes] = []
     values: list[bytes] = []
     for piece in whole(consumer, [topic]):
         stamps += [message.timestamp()[1] for message in piece]
+        keys += [message.key() or b"" for message in piece]
         values += [message.value() or b"" for message in piece]
     consumer.close()
-    return np.array(stamps), values
+    return np.array(stamps), keys, values
 
 
 def _check(clean: Ran, mixed: Ran, good: Inputs, spoilt: Inputs) -> None:

@@ -111,7 +111,9 @@ class Running:
             msg = f"flow {self.flow.name} ended with code {code}: {self._said()}"
             raise EndedError(msg)
 
-    def until_offsets(self, topic: str, count: int, patience_s: float) -> None:
+    def until_offsets(
+        self, topic: str, count: int, patience_s: float, quiet_s: float = QUIET_S
+    ) -> None:
         """Waits until so many offsets of a topic are given out, and for a while no more.
 
         Ends of transactions take offsets too, so that the last messages come after the count.
@@ -120,20 +122,20 @@ class Running:
         consumer = reader(self.flow.bootstrap)
         try:
             before = -1
-            while (found := given_out(consumer, topic)) < count or found != before:
+            while (found := given_out(consumer, topic)) < count or (quiet_s and found != before):
                 before = found
                 self.look()
                 if time.monotonic() > deadline_s:
                     must = f"{topic} must hold {count} within {patience_s:.0f} s"
                     msg = f"{must}, found {found}; {self._said()}"
                     raise TimeoutError(msg)
-                time.sleep(POLL_S if found < count else QUIET_S)
+                time.sleep(POLL_S if found < count else quiet_s)
         finally:
             consumer.close()
 
     def until_ready(self) -> None:
         """Waits until it reads: its clock ticks then."""
-        self.until_offsets(f"{self.flow.name}-clock", 1, READY_S)
+        self.until_offsets(f"{self.flow.name}-clock", 1, READY_S, quiet_s=0)
 
     def drain(self) -> None:
         """Asks it to stop, and waits until it has."""

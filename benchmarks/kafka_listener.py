@@ -1,4 +1,4 @@
-"""Listens to a topic of vectors as any reader would, and notes when each one came.
+"""Listens to topics of vectors as any reader would, and notes when each one came.
 
 ``python -m benchmarks.kafka_listener JSON PATH`` listens until its input is closed, then writes
 the times of the vectors and those at which they came, in ns.
@@ -22,11 +22,13 @@ from benchmarks.kafka_broker import ANSWER_S, reader
 MARK = b'"ts":"'
 
 
-def listen(bootstrap: str, topic: str) -> tuple[Any, Any]:
+def listen(bootstrap: str, names: list[str]) -> tuple[Any, Any]:
     """Listens from now on: the times in the vectors, and when each came."""
     consumer = reader(bootstrap, **{"fetch.wait.max.ms": 100, "enable.partition.eof": False})
-    parts = consumer.list_topics(topic, timeout=ANSWER_S).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, part, 0) for part in parts])
+    facts = consumer.list_topics(timeout=ANSWER_S).topics
+    consumer.assign(
+        [TopicPartition(name, part, 0) for name in names for part in facts[name].partitions]
+    )
     texts: list[bytes] = []
     came: list[tuple[int, int]] = []
     gc.disable()

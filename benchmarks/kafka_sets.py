@@ -10,7 +10,7 @@ from dataclasses import replace
 from feature_repo import streams
 from feature_repo.market import market_on
 
-DELAY_MS = 200
+DELAY_MS = 500
 _DELAY_NS = DELAY_MS * 10**6
 
 bars = replace(streams.bars, max_delay_ns=_DELAY_NS)

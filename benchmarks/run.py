@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import columns, memory, parquet, report, small, state
+from benchmarks import columns, kafka, kafka_latency, memory, parquet, report, small, state
 from benchmarks.contest import Timing
 from benchmarks.report import Line
 
@@ -25,6 +25,8 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
             "state": lambda: state.measure(50, 1),
             "small": lambda: small.measure(400, 1),
             "memory": lambda: memory.measure(100_000, files=4, keys=100),
+            "kafka": lambda: kafka.measure(4_000, 0),
+            "latency": lambda: kafka_latency.measure(kafka_latency.QUICK),
         }
     return {
         "columns": lambda: columns.measure(4_000_000, rounds),
@@ -32,6 +34,8 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
         "state": lambda: state.measure(10_000, rounds),
         "small": lambda: small.measure(1_000, rounds),
         "memory": lambda: memory.measure(memory_rows),
+        "kafka": lambda: kafka.measure(1_000_000, rounds),
+        "latency": lambda: kafka_latency.measure(kafka_latency.FULL),
     }
 
 

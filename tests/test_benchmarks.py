@@ -20,6 +20,16 @@ def test_a_quick_run_checks_its_outputs_and_writes_what_it_found(part: str, tmp_
     assert told["machine"]["numba"]
 
 
+@pytest.mark.parametrize("part", ["kafka", "latency"])
+def test_a_quick_run_over_kafka_loses_nothing(
+    part: str, kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIFFLE_TEST_KAFKA", kafka)
+    run.main(["--quick", "--only", part, "--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text(encoding="utf-8"))["lines"]
+
+
 def test_outputs_that_differ_are_refused_before_anything_is_timed() -> None:
     contenders = [
         contest.Contender(
