@@ -42,8 +42,10 @@ class JsonMessages:
 
     def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none."""
-        there = [index for index, value in enumerate(values) if value is not None]
         texts = [value for value in values if value is not None]
+        there: Sequence[int] = range(len(values))
+        if len(texts) < len(values):
+            there = [index for index, value in enumerate(values) if value is not None]
         if not texts:
             return [], []
         found = self._plain.read(texts)

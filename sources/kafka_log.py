@@ -40,8 +40,11 @@ MOST_AT_ONCE = 10_000
 """The most messages that the consumer is asked for at once."""
 BUFFER_BYTES = 64 * 2**20
 """Messages that wait for slower partitions, of all partitions together."""
+COLLECT_AFTER = 200_000
+"""New objects between two looks for garbage: more than messages that wait."""
 MESSAGE_BYTES = 400
 """What a message takes in memory beside its value."""
+NO_STAMP = -1
 QUIET_S = 0.0005
 """How long the consumer is left alone when it had nothing, however many partitions ask."""
 TUNING = {
@@ -129,6 +132,10 @@ class KafkaLog:
                 msg = f"partition {number} of topic `{topic}` must be read once, found it open"
                 raise KafkaInputError(msg)
             if self._consumer is None:
+                # Messages are many and in no cycle: looking through them for garbage after each
+                # thousand took as long as reading and decoding them.
+                young, *older = gc.get_threshold()
+                gc.set_threshold(max(young, COLLECT_AFTER), *older)
                 self._consumer = Consumer(self._config)
             partition = LogPartition(self, topic, number, offset, appended=appended)
             self._partitions[place] = partition
@@ -192,14 +199,7 @@ class KafkaLog:
         """What has come; nothing shortly after there was nothing."""
         if monotonic() < self._quiet_until_s:
             return []
-        # A collection for each thousand new messages doubles what taking them over costs.
-        collects = gc.isenabled()
-        gc.disable()
-        try:
-            messages = self._reader.consume(MOST_AT_ONCE, 0)
-        finally:
-            if collects:
-                gc.enable()
+        messages = self._reader.consume(MOST_AT_ONCE, 0)
         if not messages:
             self._quiet_until_s = monotonic() + QUIET_S
         return messages
@@ -395,9 +395,12 @@ class LogPartition:
             return Record(message.key(), tuple(headers), message.timestamp()[1])
 
         count, offsets = len(taken), map(Message.offset, taken)
-        stamps = list(map(Message.timestamp, taken))
-        if self._appended and {kind for kind, _ in stamps} != {TIMESTAMP_LOG_APPEND_TIME}:
-            at = next(m for m in taken if m.timestamp()[0] != TIMESTAMP_LOG_APPEND_TIME).offset()
+        stamps = [
+            stamp if kind == TIMESTAMP_LOG_APPEND_TIME or not self._appended else NO_STAMP
+            for kind, stamp in map(Message.timestamp, taken)
+        ]
+        if min(stamps) == NO_STAMP and self._appended:
+            at = taken[stamps.index(NO_STAMP)].offset()
             msg = (
                 f"partition {self.number} of topic `{self.topic}` must hold messages that the "
                 f"broker stamped, found one at offset {at} that its producer did; set "
@@ -408,7 +411,7 @@ class LogPartition:
         return Messages(
             list(map(Message.value, taken)),
             np.fromiter(offsets, np.int64, count),
-            np.fromiter([stamp for _, stamp in stamps], np.int64, count),
+            np.fromiter(stamps, np.int64, count),
             record,
         )
 

@@ -130,9 +130,11 @@ class MessageDecoder:
         batch, _ = decoder.decode(table, partition, clock_ns=clock_ns)
         return replace(batch, positions=_NONE)
 
-    def _sized(self, values: Sequence[bytes | None]) -> tuple[list[bytes | None], list[Unread]]:
+    def _sized(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes | None], list[Unread]]:
         """The messages that are there and not too large, None in place of the others."""
-        unread = []
+        unread: list[Unread] = []
+        if None not in values and max(map(len, values), default=0) <= self._most_bytes:  # type: ignore[arg-type]
+            return values, unread
         kept = list(values)
         for index, value in enumerate(values):
             if value is None:
