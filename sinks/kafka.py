@@ -119,7 +119,7 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
         """Waits until Kafka holds everything."""
         for direct in (self._direct, self._early):
             if direct is not None:
-                direct.flush()
+                direct.close()
         if self.lane is not None:
             self.lane.close()
 

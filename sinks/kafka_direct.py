@@ -80,6 +80,11 @@ class Direct:
         if error is not None and self._failed is None:
             self._failed = error
 
+    def close(self) -> None:
+        """Waits as :meth:`flush` does and lets go of the cluster."""
+        self.flush()
+        self._producer.close()
+
     def check(self) -> None:
         """Raises the failure of an earlier record, if there was one."""
         self._producer.poll(0)
