@@ -157,14 +157,17 @@ class BrokerClock:
             raise self._failure
 
     def _run(self) -> None:
-        admin = self._connection.admin()
-        producer = Producer(
-            self._connection.config(
-                {"linger.ms": 0, "message.timeout.ms": int(ANSWER_S * 1000)},
-                acks="all",
-                error_cb=self._note,
-            )
+        config = self._connection.config(
+            {"linger.ms": 0, "message.timeout.ms": int(ANSWER_S * 1000)},
+            acks="all",
+            error_cb=self._note,
         )
+        try:
+            admin = self._connection.admin()
+            producer = self._connection.client(Producer, config)
+        except KafkaInputError as error:
+            self._failure = error
+            return
         looked_s = monotonic()
         while self._failure is None and not self._stopped.wait(self._tick_s):
             try:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
 from confluent_kafka import (
@@ -33,6 +33,8 @@ TIMEOUT_S = 15.0
 
 NEW_TOPIC_S = 1.0
 """How long a topic that was just created may not be known everywhere."""
+
+Client = TypeVar("Client")
 
 TopicPartitionId = tuple[str, int]
 """Topic and partition."""
@@ -97,9 +99,21 @@ class Connection:
         said = {"bootstrap.servers": self.bootstrap, "logger": _Hiding(self)}
         return {**given, **fixed, **said}
 
+    def client(self, kind: Callable[[dict[str, Any]], Client], config: dict[str, Any]) -> Client:
+        """Makes a client of a kind.
+
+        Raises:
+            KafkaInputError: when the configuration is none; without its secrets.
+        """
+        try:
+            return kind(config)
+        except KafkaException as error:
+            msg = f"the Kafka properties must be those of librdkafka, found {words(error)}"
+        raise KafkaInputError(self.hide(msg))
+
     def admin(self) -> AdminClient:
         """Gives a client for questions about the cluster."""
-        return AdminClient(self.config())
+        return self.client(AdminClient, self.config())
 
     def hide(self, text: object) -> str:
         """Gives a text without the values of secret properties."""

@@ -136,7 +136,7 @@ class KafkaLog:
                 # thousand took as long as reading and decoding them.
                 young, *older = gc.get_threshold()
                 gc.set_threshold(max(young, COLLECT_AFTER), *older)
-                self._consumer = Consumer(self._config)
+                self._consumer = self._connection.client(Consumer, self._config)
             partition = LogPartition(self, topic, number, offset, appended=appended)
             self._partitions[place] = partition
             self._reader.incremental_assign([TopicPartition(topic, number, offset)])
