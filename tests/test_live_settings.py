@@ -75,7 +75,10 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     ("text", "words"),
     [
         ("[sets.market]\n", r"kafka: must be set, found none; .*RIFFLE_KAFKA"),
-        (SMALL.replace("bootstrap", "bootstrp"), r"kafka\.bootstrp: is no setting; did you mean `b"),
+        (
+            SMALL.replace("bootstrap", "bootstrp"),
+            r"kafka\.bootstrp: is no setting; did you mean `b",
+        ),
         ("snapshot_every = 3\n" + SMALL, r"snapshot_every: must be a duration .*found 3"),
         ('snapshot_every = "1500ms"\n' + SMALL, r"snapshot_every must be whole seconds"),
         ("shards = 2\nshard = 2\n" + SMALL, r"shard must be below shards, 2, found 2"),
