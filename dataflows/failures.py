@@ -17,8 +17,8 @@ REFUSED = 2
 def refusals() -> tuple[type[Exception], ...]:
     """Errors that a person must mend: to try again would end the same way."""
     # Looked up when something has failed: a command must not load all that others may fail with.
-    from dataflows.manifest import RecoveryError
     from dataflows.named_sets import UnknownSetError
+    from dataflows.recovery_folder import RecoveryError
     from dataflows.settings import SettingsError
     from dataflows.shards import UnsplittableError
     from dataflows.topics import TopicsError

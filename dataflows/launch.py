@@ -24,9 +24,10 @@ from dataflows.inputs import (
     scan_inputs,
     write_files,
 )
-from dataflows.manifest import Manifest, RecoveryError
+from dataflows.manifest import Manifest
 from dataflows.named_sets import named_set
 from dataflows.processes import Group, Process, free_addresses
+from dataflows.recovery_folder import RecoveryError, new_job
 from dataflows.settings import BATCH_ROWS, BackfillSettings
 from dataflows.shards import Weighed, divide
 from operators.feature_set import FeatureSet
@@ -139,7 +140,7 @@ def _workspace(request: Request) -> Iterator[tuple[Path, list[int]]]:
         with tempfile.TemporaryDirectory(prefix="riffle-backfill-") as folder:
             yield Path(folder), []
         return
-    held = manifest.lock(request.recovery)
+    held = manifest.hold(request.recovery)
     try:
         yield request.recovery, [held]
     finally:
@@ -167,7 +168,7 @@ def _manifest(
     request: Request, feature_set: FeatureSet, files: Sequence[File], found: Manifest | None
 ) -> Manifest:
     return Manifest(
-        job=found.job if found else manifest.new_job(),
+        job=found.job if found else new_job(),
         feature_set=feature_set.name,
         version=feature_set.version,
         fingerprint=feature_set.fingerprint,

@@ -9,26 +9,21 @@ state/cluster/           the same for a cluster, whose processes each hold a loc
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import time
 from pathlib import Path
 
 import msgspec
 from bytewax.recovery import init_db_dir
 
-from dataflows.manifest import RecoveryError, new_job
+from dataflows.recovery_folder import LOCK, RecoveryError, lock, new_job, unlike, write_whole
 from operators.kernels import BITS_VERSION
 from operators.snapshot import SCHEMA_VERSION
 
 FLOW = "riffle.live/1"
 """Changes whenever a step of the flow gets another name or its state another form."""
 FLOW_FILE = "flow.json"
-LOCK = "lock"
 CLUSTER = "cluster"
-PATIENCE_S = 2.0
-"""A process that was killed lets go of its locks within moments."""
 
 
 class SetFacts(msgspec.Struct, frozen=True):
@@ -125,12 +120,7 @@ def read(root: Path) -> FlowState | None:
 
 def write(root: Path, state: FlowState) -> None:
     """Writes whose state it is, all or nothing, on disk when it returns."""
-    aside = root / f".{FLOW_FILE}"
-    with aside.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(state), indent=2))
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(root / FLOW_FILE)
+    write_whole(root / FLOW_FILE, state)
 
 
 def settle(root: Path, asked: FlowState) -> FlowState:
@@ -149,9 +139,9 @@ def settle(root: Path, asked: FlowState) -> FlowState:
         if found is None:
             write(root, asked)
             return asked
-    unlike = _differences(found, asked)
-    if unlike:
-        listed = "\n".join(f"  - {each}" for each in unlike)
+    differences = _differences(found, asked)
+    if differences:
+        listed = "\n".join(f"  - {each}" for each in differences)
         msg = (
             f"{root}: can't go on, because this is the state of another flow:\n{listed}\nStart it "
             "with the settings it was made with, or another flow with another `name` and "
@@ -169,20 +159,18 @@ def settle(root: Path, asked: FlowState) -> FlowState:
 
 
 def _differences(found: FlowState, asked: FlowState) -> list[str]:
-    unlike = [
-        f"{words} must be {getattr(found, name)!r}, found {getattr(asked, name)!r}"
-        for name, words in SAME.items()
-        if getattr(found, name) != getattr(asked, name)
-    ]
+    differences = unlike(found, asked, SAME)
     for name in sorted({*found.sets, *asked.sets}):
         before, now = found.sets.get(name), asked.sets.get(name)
         if before != now:
-            unlike.append(
+            differences.append(
                 f"set `{name}` must be {_set_in_words(before)}, found {_set_in_words(now)}"
             )
     for stream in sorted({*found.inputs, *asked.inputs}):
-        unlike += _topic_differences(stream, found.inputs.get(stream), asked.inputs.get(stream))
-    return unlike
+        differences += _topic_differences(
+            stream, found.inputs.get(stream), asked.inputs.get(stream)
+        )
+    return differences
 
 
 def _topic_differences(stream: str, was: TopicFacts | None, now: TopicFacts | None) -> list[str]:
@@ -217,30 +205,6 @@ class _held:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._held)
-
-
-def lock(path: Path, busy: str) -> int:
-    """Takes a lock for as long as this process lives.
-
-    Returns:
-        The descriptor that holds it.
-
-    Raises:
-        RecoveryError: when another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < until:
-                time.sleep(PATIENCE_S / 20)
-                continue
-            os.close(held)
-            raise RecoveryError(busy) from None
-        return held
 
 
 def occupy(folder: Path, process: int) -> int:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import msgspec
 
+from dataflows.recovery_folder import LOCK, RecoveryError, lock, unlike, write_whole
 from operators.feature_set import FeatureSet
 from operators.kernels import BITS_VERSION
 from operators.kernels.hashing import KEY_GROUPS
@@ -19,10 +16,6 @@ from operators.snapshot import SCHEMA_VERSION
 FLOW = "riffle.backfill/1"
 """Changes whenever a step of the flow gets another name or its state another form."""
 NAME = "manifest.json"
-
-
-class RecoveryError(ValueError):
-    """A recovery directory that does not fit what is asked for."""
 
 
 class InputFile(msgspec.Struct, frozen=True):
@@ -72,11 +65,6 @@ SAME = {
 """What a resume must not change, in words."""
 
 
-def new_job() -> str:
-    """Makes a name for a job."""
-    return uuid4().hex
-
-
 def read(recovery: Path) -> Manifest | None:
     """Reads the manifest of a recovery directory; None if it has none.
 
@@ -101,9 +89,7 @@ def read(recovery: Path) -> Manifest | None:
 
 def write(recovery: Path, manifest: Manifest) -> None:
     """Writes the manifest, all or nothing."""
-    aside = recovery / f".{NAME}"
-    aside.write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
-    aside.replace(recovery / NAME)
+    write_whole(recovery / NAME, manifest)
 
 
 def check(recovery: Path, found: Manifest, asked: Manifest, feature_set: FeatureSet) -> None:
@@ -112,20 +98,16 @@ def check(recovery: Path, found: Manifest, asked: Manifest, feature_set: Feature
     Raises:
         RecoveryError: naming every difference.
     """
-    unlike = [
-        f"{words} must be {getattr(found, name)!r}, got {getattr(asked, name)!r}"
-        for name, words in SAME.items()
-        if getattr(found, name) != getattr(asked, name)
-    ]
+    differences = unlike(found, asked, SAME)
     same_name = found.version == asked.version
     if same_name and found.fingerprint != asked.fingerprint:
-        unlike.append(
+        differences.append(
             f"`{feature_set.name}` {asked.version} must be declared as before, got another "
             "declaration; give a changed set another version"
         )
-    unlike += _changed_files(found.files, asked.files)
-    if unlike:
-        listed = "\n".join(f"  - {each}" for each in unlike)
+    differences += _changed_files(found.files, asked.files)
+    if differences:
+        listed = "\n".join(f"  - {each}" for each in differences)
         msg = (
             f"{recovery}: can't resume, because this is another job:\n{listed}\nRun the same "
             "command as before, or choose another recovery directory and output"
@@ -148,12 +130,7 @@ def _changed_files(found: Sequence[InputFile], asked: Sequence[InputFile]) -> li
     return unlike
 
 
-LOCK = "lock"
-PATIENCE_S = 1.0
-"""The processes of a run that was killed let go of its lock within moments."""
-
-
-def lock(recovery: Path) -> int:
+def hold(recovery: Path) -> int:
     """Locks a recovery directory for this run; children that inherit it keep it locked.
 
     Returns:
@@ -162,20 +139,8 @@ def lock(recovery: Path) -> int:
     Raises:
         RecoveryError: when another run holds it.
     """
-    recovery.mkdir(parents=True, exist_ok=True)
-    held = os.open(recovery / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    until = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() < until:
-                time.sleep(PATIENCE_S / 20)
-                continue
-            os.close(held)
-            msg = (
-                f"{recovery}: must be free, found another run that uses it; wait until it ends or "
-                "stop it with SIGTERM"
-            )
-            raise RecoveryError(msg) from None
-        return held
+    busy = (
+        f"{recovery}: must be free, found another run that uses it; wait until it ends or stop it "
+        "with SIGTERM"
+    )
+    return lock(recovery / LOCK, busy)

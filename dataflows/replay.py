@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from dataflows.live_plan import FlowPlan
 from dataflows.live_settings import LiveSettings, SetTable
-from dataflows.manifest import new_job
+from dataflows.recovery_folder import new_job
 from dataflows.settings import SettingsError
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet

@@ -19,7 +19,7 @@ import msgspec
 
 from dataflows import live_state
 from dataflows.live_state import part_name
-from dataflows.manifest import RecoveryError
+from dataflows.recovery_folder import LOCK, RecoveryError, lock
 
 CARRIED = "carried.msgpack"
 States = dict[str, dict[str, Any]]
@@ -159,8 +159,8 @@ def rescale(root: Path, shards: int) -> int:
 def _all_locks(folder: Path) -> list[int]:
     """Takes the lock of every process that has ever used a folder."""
     busy = f"{folder}: must be free, found a process that uses it; stop the flow first"
-    paths = sorted({*folder.glob(f"{live_state.LOCK}-*"), folder / f"{live_state.LOCK}-0"})
-    return [live_state.lock(path, busy) for path in paths]
+    paths = sorted({*folder.glob(f"{LOCK}-*"), folder / f"{LOCK}-0"})
+    return [lock(path, busy) for path in paths]
 
 
 def _share(states: States, shard: int, shards: int) -> States:

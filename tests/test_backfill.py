@@ -21,9 +21,9 @@ from dataflows.commands import compute
 from dataflows.commands.diff import compare
 from dataflows.inputs import scan_inputs
 from dataflows.launch import Request
-from dataflows.manifest import RecoveryError
 from dataflows.named_sets import named_set
 from dataflows.processes import FailedProcessError, Group
+from dataflows.recovery_folder import RecoveryError
 from dataflows.shards import UnsplittableError, Weighed, divide
 from operators.decode import RefusedInputError
 from sinks.dataset import read_vectors
@@ -383,7 +383,7 @@ def held(inputs, tmp_path, monkeypatch) -> Request:
 
 
 def test_two_runs_on_one_recovery_directory_are_refused(held):
-    lock = manifest.lock(held.recovery)
+    lock = manifest.hold(held.recovery)
     with pytest.raises(RecoveryError, match="must be free, found another run"):
         launch.backfill(held, quiet)
     os.close(lock)
@@ -393,8 +393,8 @@ def test_two_runs_on_one_recovery_directory_are_refused(held):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"workers": 2}, r"the number of processes \(--workers\) must be 1, got 2"),
-        ({"output": Path("elsewhere")}, "the output folder must be .*gold', got .*elsewhere"),
+        ({"workers": 2}, r"the number of processes \(--workers\) must be 1, found 2"),
+        ({"output": Path("elsewhere")}, "the output folder must be .*gold', found .*elsewhere"),
         ({"overwrite": True}, "must be a new recovery directory with --overwrite"),
     ],
 )
@@ -406,7 +406,7 @@ def test_another_job_is_refused(held, change, message):
 
 def test_another_set_in_the_recovery_directory_is_refused(held, inputs):
     request = Request(**{**vars(held), "set_name": "market", "inputs": market(inputs)})
-    with pytest.raises(RecoveryError, match="the feature set must be 'market_lab', got 'market'"):
+    with pytest.raises(RecoveryError, match="the feature set must be 'market_lab', found 'market'"):
         launch.backfill(request, quiet)
 
 

@@ -13,7 +13,7 @@ from dataflows.live import bytewax_arguments
 from dataflows.live_plan import new_flow, plan_flow
 from dataflows.live_settings import LiveSettings, live_settings
 from dataflows.live_state import settle
-from dataflows.manifest import RecoveryError
+from dataflows.recovery_folder import RecoveryError
 from dataflows.settings import SettingsError
 from dataflows.topics import TopicsError, apply
 from sources.kafka_client import Connection, KafkaInputError

@@ -11,9 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dataflows import live_state
+from dataflows import live_state, recovery_folder
 from dataflows.live_state import FlowState, SetFacts, TopicFacts, new_state, occupy, settle
-from dataflows.manifest import RecoveryError
+from dataflows.recovery_folder import RecoveryError
 from dataflows.rescale import carried_states, durable_states, rescale
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +80,7 @@ def test_a_folder_of_other_things_is_refused(tmp_path: Path) -> None:
 def test_one_process_holds_a_shard_and_the_processes_of_a_cluster_one_place_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_state, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(recovery_folder, "PATIENCE_S", 0.05)
     held = occupy(tmp_path / "cluster", 0)
     other = occupy(tmp_path / "cluster", 1)
     with pytest.raises(RecoveryError, match="must be free, found another process"):
@@ -137,7 +137,7 @@ def test_lanes_move_with_their_states_and_back(tmp_path: Path) -> None:
 def test_a_flow_that_runs_is_not_shared_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_state, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(recovery_folder, "PATIENCE_S", 0.05)
     settle(tmp_path, state(shards=1))
     held = occupy(tmp_path / "shard-0-of-1", 0)
     with pytest.raises(RecoveryError, match="found a process that uses it; stop the flow first"):
