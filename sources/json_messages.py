@@ -113,11 +113,12 @@ def by_spelling(
 
 def _split(group: RowGroup, columns: Sequence[str]) -> list[RowGroup]:
     table, count = group.table, len(group.message)
-    told = [name for name in columns if table.column(name).null_count < count]
+    there = [name for name in columns if name in table.column_names]
+    told = [name for name in there if table.column(name).null_count < count]
     if len(told) < 2:
         # A row without any time is among those of the one that there is.
         kept = told or [min(columns, key=len)]
-        others = [name for name in columns if name not in kept]
+        others = [name for name in there if name not in kept]
         return [RowGroup(table.drop_columns(others), group.message)]
     parts, left = [], np.ones(count, np.bool_)
     for number, name in enumerate(told):
@@ -125,7 +126,7 @@ def _split(group: RowGroup, columns: Sequence[str]) -> list[RowGroup]:
         if number == len(told) - 1:
             rows = left
         left = left & ~rows
-        spelled = table.drop_columns([other for other in columns if other != name])
+        spelled = table.drop_columns([other for other in there if other != name])
         if rows.any():
             parts.append(RowGroup(spelled.filter(pa.array(rows)), group.message[rows]))
     return parts

@@ -48,8 +48,9 @@ NO_STAMP = -1
 QUIET_S = 0.0005
 """How long the consumer is left alone when it had nothing, however many partitions ask."""
 TUNING = {
-    # A partition that is opened or resumed waits for the request that is under way.
-    "fetch.wait.max.ms": 100,
+    # Partitions that have nothing hold the request of others back: with the default of 500 ms, a
+    # tenth of 2,000 messages a second were 57 ms late, with 10 ms 1.5 ms.
+    "fetch.wait.max.ms": 10,
     # The default of a second leaves the log unread for as long each time the queue has been full.
     "fetch.queue.backoff.ms": 5,
     "queued.max.messages.kbytes": 32 * 1024,

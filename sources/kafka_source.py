@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from time import perf_counter
 from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -28,6 +29,10 @@ when it gives none; the log is read from its position on."""
 
 SHORTEST_WAIT = timedelta(milliseconds=1)
 LONGEST_WAIT = timedelta(milliseconds=20)
+FEW = 256
+"""Messages that are worth waiting for more."""
+RESTS = 3
+"""How many times as long as a few messages took, times the partitions, more of them are awaited."""
 BATCH_ROWS = 10_000
 """The most messages of a batch."""
 
@@ -213,7 +218,14 @@ class KafkaPartition(StatefulSourcePartition[Read, State]):
         messages = None if self._ended() else self._reader.take(source.batch_rows)
         messages = self._before_end(messages)
         if messages is not None:
-            return [self._read(messages)]
+            began_s = perf_counter()
+            read = self._read(messages)
+            if len(messages) < FEW:
+                # A read costs about the same for 1 message and 100: a moment later there are more.
+                worked_s = perf_counter() - began_s
+                rest_s = RESTS * worked_s * len(source.list_parts())
+                self._wait = min(timedelta(seconds=rest_s), LONGEST_WAIT)
+            return [read]
         if self._ended():
             self._done = True
             source.alignment.leave(self.name)
@@ -222,7 +234,7 @@ class KafkaPartition(StatefulSourcePartition[Read, State]):
         return self._ticked()
 
     def next_awake(self) -> datetime | None:
-        """When to look again whether the others have caught up."""
+        """When to look again: the others are to catch up, or messages to become more."""
         return None if self._wait is None else datetime.now(UTC) + self._wait
 
     def snapshot(self) -> State:

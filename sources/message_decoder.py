@@ -88,6 +88,7 @@ class MessageDecoder:
             self._form = JsonMessages(stream, columns, spellings)
         else:
             self._form = ArrowMessages(columns, spellings)
+        self._nothing: Batch | None = None
         self._decoders: dict[tuple[str, ...], Decoder] = {}
 
     def decode(self, messages: Messages, partition: str, clock_ns: int) -> Read:
@@ -125,10 +126,12 @@ class MessageDecoder:
 
     def nothing(self, partition: str, clock_ns: int) -> Batch:
         """An empty batch, which says where the clock of a partition stands."""
-        decoder = self._decoder(["start_ts" if self.stream.start_stamped else "ts", ARRIVAL])
-        table = pa.table({name: pa.nulls(0) for name in decoder.columns})
-        batch, _ = decoder.decode(table, partition, clock_ns=clock_ns)
-        return replace(batch, positions=_NONE)
+        if self._nothing is None:
+            decoder = self._decoder(["start_ts" if self.stream.start_stamped else "ts", ARRIVAL])
+            table = pa.table({name: pa.nulls(0) for name in decoder.columns})
+            batch, _ = decoder.decode(table, partition)
+            self._nothing = replace(batch, positions=_NONE)
+        return replace(self._nothing, partition=partition, clock_ns=clock_ns)
 
     def _sized(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes | None], list[Unread]]:
         """The messages that are there and not too large, None in place of the others."""
