@@ -8,7 +8,7 @@ from functools import partial
 from typing import Literal, TypeAlias, TypedDict
 
 import numpy as np
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from operators.batch import Vectors
 from operators.extract import key_of
@@ -17,6 +17,7 @@ from sinks.kafka_direct import Direct
 from sinks.kafka_errors import OutOfOrderError, ProgressLostError
 from sinks.kafka_lane import MOST_RECORDS, Lane, Parcel, Records, Tenancy
 from sinks.kafka_progress import State
+from sinks.lanes import LanesSink
 from sinks.vector_messages import Form, VectorMessages, sorted_by_time
 
 Delivery: TypeAlias = Literal["exactly_once", "at_least_once"]
@@ -189,7 +190,7 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
         return [self._records(self._sink.output.topic, vectors)]
 
 
-class KafkaSink(FixedPartitionedSink[Vectors, Written]):
+class KafkaSink(LanesSink[Vectors, Written, KafkaPart]):
     """One set's vectors as the end of a flow of (lane, vectors).
 
     A snapshot waits until Kafka holds what was written before it. What a resumed flow writes again
@@ -218,28 +219,14 @@ class KafkaSink(FixedPartitionedSink[Vectors, Written]):
         watch: Callable[[KafkaPart], None] = lambda part: None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
+        name = f"{feature_set.name}.{feature_set.version}"
+        super().__init__(name, tenancy, lanes, carried, beat)
         self.messages = VectorMessages(feature_set)
         self.output = output
-        self.tenancy = tenancy
-        self.beat = beat
-        self._prefix = f"{tenancy.flow}.{feature_set.name}.{feature_set.version}"
-        self._lanes = {key_of(number): number for number in sorted(lanes)}
-        self._index = {part: index for index, part in enumerate(sorted(self._lanes))}
-        self._carried = carried or {}
         self._watch = watch
 
-    def list_parts(self) -> list[str]:
-        """The lanes; every worker can build each."""
-        return list(self._lanes)
-
-    def part_fn(self, item_key: str) -> int:
-        """Gives a lane's items to its part."""
-        return self._index[item_key]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: Written | None) -> KafkaPart:
-        """Opens a lane, which ends what an earlier run of it had not committed."""
-        resumed = resume_state or self._carried.get(for_part)
-        part = KafkaPart(f"{self._prefix}.{for_part}", self._lanes[for_part], self, resumed)
+    def _part(self, name: str, number: int, resumed: Written | None) -> KafkaPart:
+        part = KafkaPart(name, number, self, resumed)
         self._watch(part)
         return part
 

@@ -13,16 +13,16 @@ from functools import partial
 from typing import TypeAlias, TypedDict
 
 import numpy as np
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from operators.account import Fate
 from operators.batch import Batch, Int64s
 from operators.dead_letters import DeadLetters, Reason
 from operators.engine import Refused
-from operators.extract import key_of
 from sinks.kafka_errors import ProgressLostError
 from sinks.kafka_lane import Headers, Lane, Parcel, Records, Tenancy
 from sinks.kafka_progress import State
+from sinks.lanes import LanesSink
 from sinks.letters import rows_as_json
 
 PREFIX = "__riffle.errors."
@@ -153,7 +153,7 @@ class LettersPart(StatefulSinkPartition[Letters, Kept]):
             raise ProgressLostError(msg)
 
 
-class KafkaLettersSink(FixedPartitionedSink[Letters, Kept]):
+class KafkaLettersSink(LanesSink[Letters, Kept, LettersPart]):
     """Letters as the end of a flow of (lane, letters).
 
     Args:
@@ -177,28 +177,13 @@ class KafkaLettersSink(FixedPartitionedSink[Letters, Kept]):
         watch: Callable[[LettersPart], None] = lambda part: None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        self.tenancy = tenancy
-        self.beat = beat
+        super().__init__("letters", tenancy, lanes, carried, beat)
         self._topics = topics
         self.targets = [name(t) for t in topics.values() for name in (dead_topic, late_topic)]
-        self._lanes = {key_of(number): number for number in sorted(lanes)}
-        self._index = {part: index for index, part in enumerate(sorted(self._lanes))}
-        self._carried = carried or {}
         self._watch = watch
 
-    def list_parts(self) -> list[str]:
-        """The lanes; every worker can build each."""
-        return list(self._lanes)
-
-    def part_fn(self, item_key: str) -> int:
-        """Gives a lane's letters to its part."""
-        return self._index[item_key]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: Kept | None) -> LettersPart:
-        """Opens a lane, which ends what an earlier run of it had not committed."""
-        resumed = resume_state or self._carried.get(for_part)
-        name = f"{self.tenancy.flow}.letters.{for_part}"
-        part = LettersPart(name, self._lanes[for_part], self, resumed)
+    def _part(self, name: str, number: int, resumed: Kept | None) -> LettersPart:
+        part = LettersPart(name, number, self, resumed)
         self._watch(part)
         return part
 
