@@ -23,6 +23,31 @@ import numpy as np
 from operators.kernels.ordering import group_by_run
 group_by_run(np.zeros(3, np.int8), 1)
 """
+MESSAGES = """
+import numpy as np
+from feature_repo.streams import bars, windows
+from operators.dead_letters import Record
+from sources.message_decoder import MessageDecoder
+from sources.messages import Messages
+bar = (
+    b'{"instrument_id":"A","timeframe":"1m","ts":%d,'
+    b'"open":1,"high":2.5,"low":1,"close":1,"volume":%s}'
+)
+window = (
+    b'{"asset_id":"A","channel":"x","start_ts":%d,'
+    b'"sampling_rate_hz":2,"values":[1,0.30000000000000004]}'
+)
+NOW = 1_704_196_800_000
+for stream, values in (
+    (bars, [bar % (NOW, b"0.30000000000000004"), b"x", b"[" * 50, bar % (NOW, b"-1")]),
+    (windows, [window % (NOW - 2000)]),
+):
+    count = len(values)
+    stamps = np.full(count, NOW)
+    messages = Messages(values, np.arange(count), stamps, lambda i: Record(None, (), NOW))
+    read = MessageDecoder(stream, partitioner="none").decode(messages, "0", 0)
+    assert len(read.batch) == 1, read
+"""
 ENGINE_SETS = ("market", "asset", "waveform", "market_from_trades")
 
 
@@ -97,4 +122,10 @@ def test_a_run_from_csv_and_parquet_compiles_nothing(warmed: Path, tmp_path: Pat
     python(warmed, *wanted)
     output = ["--output", str(tmp_path / "gold")]
     python(warmed, "-m", "dataflows.cli", "backfill", *wanted[3:-2], *output)
+    assert compiled(warmed) == before
+
+
+def test_reading_messages_compiles_nothing(warmed: Path) -> None:
+    before = compiled(warmed)
+    python(warmed, "-c", MESSAGES)
     assert compiled(warmed) == before
