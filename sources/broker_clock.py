@@ -180,9 +180,12 @@ class BrokerClock:
             except PartitionsChangedError as error:
                 self._failure = error
             except ClusterSilentError:
-                continue
+                # After a restart of its broker, one and the same client has been seen to be told
+                # FENCED_LEADER_EPOCH for ever.
+                admin = self._connection.admin()
             except KafkaInputError as error:
                 self._endure(error)
+                admin = self._connection.admin()
         producer.purge()
         producer.flush(ANSWER_S)
 
