@@ -34,7 +34,8 @@ from sources.kafka_log import KafkaLog, LogPartition
 
 VARIABLE = "CHAOS_SABOTAGE"
 """Names the breaker, to the module that the broken flow is started from."""
-PIECE = 20
+PIECE = 2
+SHORT, LONG = "100ms", "3s"
 Breaker = Callable[[], None]
 
 
@@ -46,22 +47,25 @@ class Broken:
         breaker: breaks it.
         scenario: in which it must fail: ``kills``, ``copy``, ``outage``.
         symptom: what the proof must say of it.
+        transaction: time between two commits of the flow. With a long one a kill finds one open,
+            though the real flow commits at each snapshot; with a short one, some since the last.
     """
 
     breaker: Breaker
     scenario: str
     symptom: str
+    transaction: str
 
 
 BROKEN: dict[str, Broken] = {}
 """Every broken flow by name."""
 
 
-def broken(scenario: str, symptom: str) -> Callable[[Breaker], Breaker]:
+def broken(scenario: str, symptom: str, transaction: str = SHORT) -> Callable[[Breaker], Breaker]:
     """Enters a breaker into the table."""
 
     def enter(breaker: Breaker) -> Breaker:
-        BROKEN[breaker.__name__] = Broken(breaker, scenario, symptom)
+        BROKEN[breaker.__name__] = Broken(breaker, scenario, symptom, transaction)
         return breaker
 
     return enter
@@ -82,13 +86,13 @@ def patch(owner: Any, name: str, value: object) -> None:
 # -- sinks ----------------------------------------------------------------------------------------
 
 
-@broken("kills", "vectors missing")
+@broken("kills", "vectors missing", LONG)
 def sink_not_flushed_at_snapshot() -> None:
     """Takes a snapshot while vectors before it are still on their way."""
     patch(KafkaPart, "snapshot", lambda self: {"settled_ns": None})
 
 
-@broken("kills", "vectors missing")
+@broken("kills", "vectors missing", LONG)
 def progress_written_ahead() -> None:
     """Notes how far the vectors reach before they are there, outside their transaction."""
     produce = Lane._produce
@@ -188,7 +192,7 @@ class LooseSink(DynamicSink[Any]):
         return Loose(self.sink)
 
 
-@broken("kills", "vectors missing")
+@broken("kills", "vectors missing", LONG)
 def dynamic_sink() -> None:
     """Writes to a sink that Bytewax does not wait for."""
     sink = live._sink

@@ -12,17 +12,15 @@ from tests.chaos.flow import FailedFlowError
 from tests.chaos.kills import SlowResumeError, resumed, together
 from tests.chaos.messages import Shape
 from tests.chaos.proof import NotProvenError, prove
-from tests.chaos.sabotage import BROKEN
+from tests.chaos.sabotage import BROKEN, LONG, SHORT
 from tests.chaos.test_broker import wait_for_vectors
 from tests.chaos.test_ends import fork
 from tests.chaos.world import World, world
 
 SHAPE = Shape(instruments=200, news_per_s=80)
-TRANSACTION = "3s"
-"""So long that a kill finds one open; the real flow commits at each snapshot."""
-QUIET_S = 8.0
+QUIET_S = 6.0
 WAITS = {"message.timeout.ms": "3000"}
-KILLS = 4
+KILLS = 3
 MODULE = "tests.chaos.sabotaged_live"
 WHOLE = ""
 
@@ -34,7 +32,7 @@ def kills(made: World, name: str) -> None:
     for _ in range(KILLS):
         unit.start()
         together(resumed(made, unit))
-        unit.live(made.chance.uniform(0.5, 2.0))
+        unit.live(made.chance.uniform(1.2, 2.2))  # with the end of an epoch in it
         unit.kill()
         time.sleep(made.chance.uniform(0.5, 2.0))  # rows come in that nobody reads
     unit.start()
@@ -73,13 +71,17 @@ def caught(run, made: World, name: str, *more) -> None:
     assert re.search(symptom, str(found.value)), f"{symptom!r} in {found.value}"
 
 
-@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("kills")])
+@pytest.mark.parametrize("transaction", [SHORT, LONG])
+def test_the_real_flow_survives_these_kills(transaction, kafka, tmp_path):
+    with world(kafka, tmp_path, shape=SHAPE, transaction=transaction) as made:
+        kills(made, WHOLE)
+
+
+@pytest.mark.parametrize("name", sabotage.names("kills"))
 def test_a_broken_flow_is_caught_by_kills(name, kafka, tmp_path):
-    with world(kafka, tmp_path, shape=SHAPE, transaction=TRANSACTION) as made:
-        if name == WHOLE:
-            kills(made, name)
-        else:
-            caught(kills, made, name)
+    transaction = BROKEN[name].transaction
+    with world(kafka, tmp_path, shape=SHAPE, transaction=transaction) as made:
+        caught(kills, made, name)
 
 
 @pytest.mark.parametrize("name", [WHOLE, *sabotage.names("copy")])
