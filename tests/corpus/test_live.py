@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from prometheus_client.parser import text_string_to_metric_families
 
 from feature_repo.market import market
 from operators.dead_letters import Reason
@@ -20,7 +21,7 @@ from tests.corpus import json_cases, row_cases, text_cases, time_cases
 from tests.corpus.cases import ARRIVAL_MS, Case, Fates, encoded, rfc3339
 from tests.corpus.mutations import is_json_object, mutated
 from tests.corpus.sets import MOST, capped
-from tests.corpus.world import CASE, PARTITIONS, STREAMS, Sent, closing, home, world
+from tests.corpus.world import CASE, PARTITIONS, STREAMS, Sent, World, closing, home, world
 
 INSTRUMENTS = 120
 STEP_MS = 25
@@ -114,6 +115,7 @@ def test_bad_messages_among_sound_ones_are_letters_and_change_no_vector(
             for stream in STREAMS
             for end in (".dlq", ".late")
         }
+        _check_words(there)
     _check_letters(letters, {str(message.case): message for message in bad}, cases)
     table = pl.DataFrame(pl.from_arrow(VectorMessages(market).read(m.value for m in found)))
     frames = {
@@ -155,6 +157,20 @@ def _check_letters(
                 assert place[0] == message.partition
     assert told.keys() == bad.keys()
     assert set(told.values()) == set(places.values()) == {1}
+
+
+def _check_words(there: World) -> None:
+    """No name that was sent shows in logs or metrics, let alone as a line of its own."""
+    for line in there.log():
+        told = json.loads(line)
+        assert line.isprintable()
+        assert told["level"] == "info", line
+    families = list(text_string_to_metric_families(there.metrics))
+    labels = {value for each in families for s in each.samples for value in s.labels.values()}
+    assert all(label.isprintable() for label in labels)
+    assert not labels & set(text_cases.NAUGHTY.values())
+    dead = [s for each in families for s in each.samples if "reason" in s.labels]
+    assert {s.labels["reason"] for s in dead} <= set(Reason)
 
 
 def test_a_flood_of_keys_is_refused_and_those_that_were_there_are_right(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from tests.chaos.flow import Unit
 from tests.corpus.cases import ARRIVAL_MS, encoded, rfc3339
 from tests.kafka_topics import Message, read_topic
 from tests.services.names import unique
+from tests.services.process import HOST, free_port
 
 PARTITIONS = 4
 CASE = "case"
@@ -75,11 +77,18 @@ class World:
         bootstrap: address of the broker.
         settings: of the flow.
         flow: its process.
+        metrics: what it told of itself at last.
     """
 
     bootstrap: str
     settings: LiveSettings
     flow: Unit
+    metrics: str = ""
+
+    def log(self) -> list[str]:
+        """The lines that the flow has logged."""
+        text = self.flow.log.read_bytes().decode()
+        return [line for line in text.split("\n") if line and not line.startswith("-- started")]
 
     def send(self, messages: Sequence[Sent]) -> None:
         """Sends, each with the stamp of its arrival."""
@@ -136,6 +145,8 @@ class World:
                 said = f"{wanted} vectors and letters must be there in time, found {found}"
                 assert time.monotonic() < deadline_s, said
                 time.sleep(LOOK_S)
+            with urllib.request.urlopen(f"http://{self.settings.listen}/metrics") as answer:
+                self.metrics = answer.read().decode()
             self.flow.drain()
         except AssertionError as error:
             error.add_note(self.flow.last_lines())
@@ -153,7 +164,7 @@ def world(bootstrap: str, folder: Path, feature_set: str) -> Iterator[World]:
         f"""
         name = "{prefix}"
         recovery = "{folder}/state"
-        listen = ""
+        listen = "{HOST}:{free_port()}"
         snapshot_every = "1s"
         alignment = "1h"
         [kafka]
