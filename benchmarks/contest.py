@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from benchmarks.workload import TOLERANCE, Arrays, difference
 from dataflows.processes import ONE_THREAD as PROCESS_THREADS
@@ -115,6 +116,11 @@ class Child:
             msg = f"a contender ended with code {self._process.wait()}; its error is above"
             raise RuntimeError(msg)
         return line.strip()
+
+    def cpu_seconds(self) -> float:
+        """Processor time that it has used."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
 
     def close(self) -> None:
         """Ends it."""

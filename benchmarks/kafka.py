@@ -153,14 +153,14 @@ def _rows(child: Child) -> int:
 
 def _told(
     inputs: tuple[Inputs, Inputs],
-    rounds: Sequence[tuple[tuple[float, float], tuple[Ran, Ran]]],
+    rounds: Sequence[tuple[Looped, tuple[Ran, Ran]]],
 ) -> tuple[list[Line], list[Timing]]:
     """What was found: seconds of both loops, and what the flow did without and with bad input."""
     looped, ran = [seconds for seconds, _ in rounds], [flows for _, flows in rounds]
     messages, vectors = inputs[0].messages, inputs[0].vectors
     seconds = {
-        ("kafka: bare consume and decode", messages): [consumed for consumed, _ in looped],
-        ("kafka: bare produce", vectors): [produced for _, produced in looped],
+        ("kafka: bare consume and decode", messages): [each.consumed_s for each in looped],
+        ("kafka: bare produce", vectors): [each.produced_s for each in looped],
         ("kafka: flow, a message", messages): [clean.seconds for clean, _ in ran],
         ("kafka: flow with 10 % bad, a sound message", messages): [bad.seconds for _, bad in ran],
     }
@@ -168,12 +168,15 @@ def _told(
         Timing(name, rows, [took_s * 1e9 / rows for took_s in took])
         for (name, rows), took in seconds.items()
     ]
-    shares = [sum(loops) / clean.seconds for loops, (clean, _) in zip(looped, ran, strict=True)]
+    pairs = [(each, clean) for each, (clean, _) in zip(looped, ran, strict=True)]
+    shares = [(each.consumed_s + each.produced_s) / clean.seconds for each, clean in pairs]
+    by_processor = [each.used_s / clean.used_s for each, clean in pairs]
     of_clean = [clean.seconds / bad.seconds for clean, bad in ran]
     flows = [clean for clean, _ in ran]
     used = [[1e6 * pair[kind].used_s / messages for pair in ran] for kind in (0, 1)]
     return [
         _share("kafka: share of what the loops allow together", shares, GOAL_OF_LOOPS),
+        Line.value("kafka: the same by processor time", by_processor, "x"),
         _share("kafka: throughput with 10 % bad over clean", of_clean, GOAL_OF_CLEAN),
         Line.value(
             "kafka: messages of `market`, a core",
@@ -194,13 +197,23 @@ def _share(question: str, found: Sequence[float], goal: float) -> Line:
     return Line(question, middle, min(found), max(found), "x", f">= {goal:g} x", middle >= goal)
 
 
-def _looped(loops: Sequence[Child]) -> tuple[float, float]:
-    """Seconds of one run of each loop."""
-    found = []
+@dataclass(frozen=True)
+class Looped:
+    """One run of each loop: seconds, and processor time of both."""
+
+    consumed_s: float
+    produced_s: float
+    used_s: float
+
+
+def _looped(loops: Sequence[Child]) -> Looped:
+    found, used_s = [], 0.0
     for child in loops:
+        before_s = child.cpu_seconds()
         child.tell("run")
         found.append(float(child.hear()))
-    return found[0], found[1]
+        used_s += child.cpu_seconds() - before_s
+    return Looped(found[0], found[1], used_s)
 
 
 # -- messages ---------------------------------------------------------------------------------
