@@ -9,6 +9,7 @@ TRANSIENT = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._BAD_MSG,
         KafkaError._DESTROY,
+        KafkaError._DESTROY_BROKER,  # of a question to a broker that stood still for long
         KafkaError._FATAL,
         KafkaError._FENCED,
         KafkaError._INCONSISTENT,  # of a commit whose records failed: theirs says why
