@@ -28,7 +28,6 @@ from sinks.kafka import KafkaPart
 from sinks.kafka_lane import Lane
 from sinks.kafka_letters import LettersPart
 from sinks.kafka_progress import Progress
-from sources.broker_clock import BrokerClock
 from sources.kafka_client import Connection
 from sources.kafka_log import KafkaLog, LogPartition
 
@@ -249,12 +248,6 @@ def late_by_the_clock_on_the_wall() -> None:
 def clock_by_wall_time() -> None:
     """Takes what time it is for how far the input has been read."""
     patch(Engine, "clock_ns", property(lambda self: time.time_ns()))
-
-
-@broken("kills", "vectors missing|values of .* differ")
-def clock_ahead_of_the_reading() -> None:
-    """Takes the broker's time for the clock of a partition that is not read to its end."""
-    patch(BrokerClock, "clock_ns", lambda self, topic, number, position: self.now_ns())
 
 
 @broken("kills", "vectors missing|values of .* differ")
