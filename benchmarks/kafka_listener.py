@@ -1,7 +1,7 @@
 """Listens to topics of vectors as any reader would, and notes when each one came.
 
-``python -m benchmarks.kafka_listener JSON PATH`` listens until its input is closed, then writes
-the times of the vectors and those at which they came, in ns.
+``python -m benchmarks.kafka_listener JSON PATH`` listens until its input is closed and no more
+comes, then writes the times of the vectors and those at which they came, in ns.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from benchmarks.kafka_broker import ANSWER_S, reader
 
 MARK = b'"ts":"'
+QUIET_S = 3.0
+"""No vector for so long once the feeder has ended: a flow that was behind has caught up."""
 
 
 def listen(bootstrap: str, names: list[str]) -> tuple[Any, Any]:
-    """Listens from now on: the times in the vectors, and when each came."""
+    """Listens until its input is closed and no more comes: the times in the vectors, and when."""
     consumer = reader(bootstrap, **{"fetch.wait.max.ms": 100, "enable.partition.eof": False})
     facts = consumer.list_topics(timeout=ANSWER_S).topics
     consumer.assign(
@@ -34,15 +36,15 @@ def listen(bootstrap: str, names: list[str]) -> tuple[Any, Any]:
     gc.disable()
     sys.stdout.write("listening\n")
     sys.stdout.flush()
-    ended = False
+    ended, last_s = False, time.monotonic()
     while True:
         first = consumer.poll(0.05)
         if first is None:
-            if ended:
+            ended = ended or bool(select.select([sys.stdin], [], [], 0)[0])
+            if ended and time.monotonic() - last_s > QUIET_S:
                 break
-            ended = bool(select.select([sys.stdin], [], [], 0)[0])
             continue
-        now_ns = time.time_ns()
+        now_ns, last_s = time.time_ns(), time.monotonic()
         piece = [first, *consumer.consume(10_000, 0)]
         for message in piece:
             error = message.error()
