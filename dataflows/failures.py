@@ -10,6 +10,8 @@ from types import TracebackType
 
 log = logging.getLogger("riffle")
 
+FAILED = 1
+"""Exit code for what may work when it is tried again."""
 REFUSED = 2
 """Exit code for what was asked and cannot be."""
 
@@ -25,7 +27,13 @@ def refusals() -> tuple[type[Exception], ...]:
     from operators.decode import RefusedInputError
     from operators.snapshot import SnapshotMismatchError
     from sinks.dataset import UnreadableError
-    from sinks.kafka_errors import FencedError, OwnedError, ProgressLostError
+    from sinks.kafka_errors import (
+        DeliveryError,
+        FencedError,
+        MissingTopicError,
+        OwnedError,
+        ProgressLostError,
+    )
     from sinks.shelf import OccupiedError
     from sinks.vector_messages import UnreadableMessageError
     from sources.archive import ArchiveError
@@ -34,6 +42,7 @@ def refusals() -> tuple[type[Exception], ...]:
     return (
         RecoveryError, UnknownSetError, SettingsError, TopicsError, RefusedInputError,
         SnapshotMismatchError, FencedError, OwnedError, ProgressLostError, KafkaInputError,
+        DeliveryError, MissingTopicError,
         UnsplittableError, UnreadableError, OccupiedError, UnreadableMessageError, ArchiveError,
     )  # fmt: skip
 
@@ -48,7 +57,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def end_in_words() -> None:
-    """Makes an error that a person must mend end the process in words and with :data:`REFUSED`."""
+    """Makes an error that a person must mend end the process in words and with :data:`REFUSED`.
+
+    A cluster that does not answer at the start is told in words too, but may answer later.
+    """
+    from sources.kafka_client import ClusterSilentError
 
     def told(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         mendable = next((each for each in causes(error) if isinstance(each, refusals())), None)
@@ -59,6 +72,6 @@ def end_in_words() -> None:
         logging.shutdown()
         sys.stderr.flush()
         # Clients that wait for a broker at the interpreter's end would keep the process from it.
-        os._exit(REFUSED)
+        os._exit(FAILED if isinstance(mendable, ClusterSilentError) else REFUSED)
 
     sys.excepthook = told

@@ -153,19 +153,33 @@ def test_how_bytewax_must_be_started_is_told(arguments: list[str], words: str) -
         bytewax_arguments(["dataflows.live", *arguments])
 
 
-def test_a_refused_process_ends_in_words_with_a_code_of_its_own(
-    tmp_path: Path, kafka: str, two: tuple[str, str]
-) -> None:
-    settings_of(tmp_path, kafka, *two)
-    done = subprocess.run(
-        [sys.executable, *f"-m bytewax.run dataflows.live -r {tmp_path}/x -s 5 -b 0".split()],
+def started(tmp_path: Path, state: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *f"-m bytewax.run dataflows.live -r {state} -s 5 -b 0".split()],
         cwd=ROOT,
         env={**os.environ, "RIFFLE_CONFIG": str(tmp_path / "flow.toml"), "RIFFLE_LOG": "text"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
+
+
+def test_a_refused_process_ends_in_words_with_a_code_of_its_own(
+    tmp_path: Path, kafka: str, two: tuple[str, str]
+) -> None:
+    settings_of(tmp_path, kafka, *two)
+    done = started(tmp_path, f"{tmp_path}/x")
     assert done.returncode == 2
     assert f"must keep the state of this process in {tmp_path}/state/shard-0-of-1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_process_that_finds_no_broker_ends_in_words_and_may_be_started_again(
+    tmp_path: Path,
+) -> None:
+    settings_of(tmp_path, "127.0.0.1:9", "bars", "news")
+    done = started(tmp_path, f"{tmp_path}/state/shard-0-of-1")
+    assert done.returncode == 1
+    assert "127.0.0.1:9 must answer" in done.stderr
     assert "Traceback" not in done.stderr
