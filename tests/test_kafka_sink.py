@@ -456,7 +456,10 @@ def test_an_outage_longer_than_the_timeouts_is_outlived(private_kafka, monkeypat
     monkeypatch.setattr(kafka_lane, "TRANSACTION_TIMEOUT_MS", 2_000)
     part = outlived(private_kafka, 8)
     assert part.lane is not None
-    assert part.lane.counts.retries > 0
+    counts = part.lane.counts
+    # The broker looks for transactions that took too long every 10 s only: most are ended and
+    # written again, some it still commits when it is back.
+    assert counts.retries > 0 or counts.commit_s > kafka_lane.TRANSACTION_TIMEOUT_MS / 1000
 
 
 FAILING = """
