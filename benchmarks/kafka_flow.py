@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import tempfile
@@ -17,10 +16,9 @@ import psutil
 
 from benchmarks.contest import ROOT
 from benchmarks.kafka_broker import given_out, reader, remove
-from dataflows import topics
+from dataflows import processes, topics
 from dataflows.commands.live import workers_of
 from dataflows.live_settings import live_settings
-from dataflows.processes import ONE_THREAD, importable
 
 POLL_S = 0.1
 READY_S = 60.0
@@ -97,10 +95,6 @@ class Running:
         times = self._usage.cpu_times()
         return float(times.user + times.system)
 
-    def resident_mb(self) -> float:
-        """Memory that it holds."""
-        return float(self._usage.memory_info().rss) / 1e6
-
     def _said(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-4_000:]
 
@@ -167,11 +161,9 @@ def running(flow: Flow, core: int | None) -> Iterator[Running]:
         log = Path(folder) / "log"
         pin = [] if core is None else ["taskset", "-c", str(core)]
         with log.open("wb") as told:
-            process = subprocess.Popen(
-                [*pin, *worker.command],
-                env={**os.environ, **ONE_THREAD, **importable(), **worker.environment},
-                cwd=ROOT, stdin=subprocess.DEVNULL, stdout=told, stderr=subprocess.STDOUT,
-            )  # fmt: skip
+            process = processes.start(
+                [*pin, *worker.command], worker.environment, told, folder=ROOT
+            )
         run = Running(flow, process, log)
         try:
             yield run

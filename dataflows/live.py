@@ -43,20 +43,20 @@ from dataflows.live_plan import (
 )
 from dataflows.live_settings import LiveSettings, live_settings
 from dataflows.live_state import FlowState, part_name
-from dataflows.logs import secret_values, set_up_logs
+from dataflows.logs import set_up_logs
 from dataflows.observed import Observed
 from dataflows.processes import die_with_parent
 from dataflows.rescale import States, carried_states
 from dataflows.seen import SeenSource, done_by
 from dataflows.settings import SettingsError
 from dataflows.timed import TimedSink
+from dataflows.topics import connection_of
 from operators.batch import Batch, Vectors
 from operators.durations import NS_PER_UNIT
 from operators.engine import Refused
 from operators.extract import Donors, Extracted, extract, key_of
 from operators.feature_set import FeatureSet
 from operators.plan import compile_plan
-from operators.route import lane_of_partition, lanes_by_hash
 from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink
 from sinks.kafka_lane import Tenancy
 from sinks.kafka_letters import KafkaLettersSink, Letters, LettersPart, RefusedBy
@@ -65,7 +65,7 @@ from sources.alignment import Alignment
 from sources.broker_clock import BrokerClock
 from sources.history import archived
 from sources.kafka_log import KafkaLog
-from sources.kafka_source import KafkaInput, KafkaSource, Span
+from sources.kafka_source import KafkaSource, Span
 from sources.messages import Read
 from sources.stop import STOP
 
@@ -170,17 +170,6 @@ def build(context: Context) -> Dataflow:
 def _source(context: Context) -> SeenSource:
     plan, settings = context.plan, context.settings
     kafka = settings.kafka
-    inputs = [
-        KafkaInput(
-            stream,
-            plan.topics[name],
-            plan.partitions[name],
-            settings.input_of(name).form,
-            settings.input_of(name).arrival,
-            kafka.partitioner,
-        )
-        for name, stream in plan.streams.items()
-    ]
     group = kafka.group or settings.name
     archives = {plan.topics[name]: archive_of(plan, name) for name in plan.streams}
 
@@ -200,7 +189,7 @@ def _source(context: Context) -> SeenSource:
         standing = StandsStill("the broker's clock", clock.now_ns, context.observed.now_s)
         context.observed.dependency(KAFKA, standing)
     source = KafkaSource(
-        inputs,
+        [plan.kafka_input(name) for name in plan.streams],
         cache(lambda: KafkaLog(plan.connection, group, on_gone=kafka.on_gone)),
         Span(
             starts_of(context.state),
@@ -220,14 +209,14 @@ def _extract(
 ) -> KeyedStream[Extracted]:
     plan = context.plan
     names = {stream.name for stream in feature_set.streams}
-    lanes_of = lane_of_partition if plan.co_partitioned else lanes_by_hash
+    route = plan.route
 
     def routed(items: list[Read]) -> list[tuple[str, Batch]]:
         return [
             (key_of(lane), batch)
             for read in items
             if read.batch.stream in names
-            for lane, batch in lanes_of(read.batch)
+            for lane, batch in route(read.batch)
         ]
 
     rows = op.flat_map_batch(f"route_{feature_set.name}", reads, routed)
@@ -352,7 +341,7 @@ def get_flow() -> Dataflow:
     settings = live_settings()
     if settings.parent is not None:
         die_with_parent(settings.parent)
-    set_up_logs(secret_values(settings.client_properties()))
+    set_up_logs(connection_of(settings).secrets)
     end_in_words()
     process = bytewax_arguments(sys.argv[1:])
     cluster = process.number is not None
@@ -364,7 +353,8 @@ def get_flow() -> Dataflow:
         )
         raise SettingsError(msg)
     plan = plan_flow(settings)
-    state = live_state.settle(settings.recovery, new_flow(plan, cluster=cluster))
+    found = live_state.read(settings.recovery)
+    state = live_state.settle(settings.recovery, new_flow(plan, cluster=cluster, found=found))
     # Held for as long as the process lives.
     live_state.occupy(own, process.number or 0)
     number = settings.shard if not cluster else process.number or 0

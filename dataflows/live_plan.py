@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataflows import live_state
@@ -15,7 +15,7 @@ from operators.batch import NO_CLOCK_NS, Batch
 from operators.durations import NS_PER_UNIT
 from operators.engine import PartitionId
 from operators.feature_set import FeatureSet
-from operators.route import LANES
+from operators.route import LANES, lane_of_partition, lanes_by_hash
 from operators.streams import Stream
 from sources.archive import Archive
 from sources.kafka_client import (
@@ -27,6 +27,7 @@ from sources.kafka_client import (
     resolve_offsets,
     topic_facts,
 )
+from sources.kafka_source import KafkaInput
 
 MS = NS_PER_UNIT["ms"]
 
@@ -75,6 +76,23 @@ class FlowPlan:
         """The lanes of this process; in a cluster Bytewax chooses among all."""
         shard, shards = (0, 1) if cluster else (self.settings.shard, self.settings.shards)
         return [lane for lane in range(self.lanes) if lane % shards == shard]
+
+    @property
+    def route(self) -> Callable[[Batch], list[tuple[int, Batch]]]:
+        """Gives a batch's rows by lane, with its clock for every lane that hears it."""
+        return lane_of_partition if self.co_partitioned else lanes_by_hash
+
+    def kafka_input(self, stream: str) -> KafkaInput:
+        """How a stream's topic is read."""
+        given = self.settings.input_of(stream)
+        return KafkaInput(
+            self.streams[stream],
+            self.topics[stream],
+            self.partitions[stream],
+            given.form,
+            given.arrival,
+            self.settings.kafka.partitioner,
+        )
 
     def heard(self, feature_set: FeatureSet, batch: Batch) -> list[PartitionId]:
         """The partitions that the lane of a batch hears for a set."""
@@ -141,13 +159,19 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
     return plan
 
 
-def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
-    """Describes the state that the flow would have if it began now."""
+def new_flow(plan: FlowPlan, *, cluster: bool, found: FlowState | None = None) -> FlowState:
+    """Describes the state that the flow would have if it began now.
+
+    Args:
+        plan: of the flow.
+        cluster: whether its processes form one.
+        found: the state that there is, which says where the flow began.
+    """
     settings = plan.settings
     at: str | int = settings.start
     if settings.start not in {"earliest", "latest"}:
         at = parse_time_ns(settings.start, "start")
-    starts = _starts(plan, at)
+    starts = _starts(plan, at) if found is None else starts_of(found)
     emit_from = settings.emit_from
     return new_state(
         settings.name,
@@ -160,7 +184,7 @@ def new_flow(plan: FlowPlan, *, cluster: bool) -> FlowState:
                 topic,
                 plan.topic_ids[stream],
                 plan.partitions[stream],
-                [starts[topic, number] for number in range(plan.partitions[stream])],
+                [starts.get((topic, number), 0) for number in range(plan.partitions[stream])],
             )
             for stream, topic in plan.topics.items()
         },

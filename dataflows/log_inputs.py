@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, KafkaException, Message, Producer
-
 from dataflows.live_plan import FlowPlan, archive_of, clock_margin_ns
 from operators.batch import NO_CLOCK_NS
 from operators.durations import NS_PER_UNIT
@@ -22,10 +20,9 @@ from operators.instants import Hop
 from operators.plan import compile_plan
 from operators.steps import LookBack, SecondsSince
 from operators.streams import Stream
+from sources.broker_clock import broker_time_ns
 from sources.history import ArchiveReader
 from sources.kafka_client import (
-    TIMEOUT_S,
-    Connection,
     Offsets,
     TopicPartitionId,
     list_offsets,
@@ -82,32 +79,6 @@ def needed_history_ns(feature_set: FeatureSet) -> int | None:
     spans_ns = [expr.warm_up.span_ns for expr in [*exprs, feature_set.coverage_expr]]
     hops = [each.instants for each in plan.domains if isinstance(each.instants, Hop)]
     return max(spans_ns) + sum(hop.length_ns for hop in hops)
-
-
-def broker_time_ns(connection: Connection, topic: str) -> int | None:
-    """The broker's time, by a message that it stamps; None where it does not take one.
-
-    What is appended after this has no earlier stamp.
-
-    Args:
-        connection: how to reach the cluster.
-        topic: of the clock, whose messages nobody reads.
-    """
-    stamps: list[int] = []
-
-    def stamped(error: object, message: Message) -> None:
-        kind, at_ms = message.timestamp()
-        if error is None and kind == TIMESTAMP_LOG_APPEND_TIME:
-            stamps.append(at_ms * MS)
-
-    config = connection.config({"message.timeout.ms": 5_000, "linger.ms": 0}, acks="all")
-    producer = Producer(config)
-    try:
-        producer.produce(topic, b"", on_delivery=stamped)
-        producer.flush(TIMEOUT_S)
-    except KafkaException:
-        return None
-    return stamps[0] if stamps else None
 
 
 @dataclass(frozen=True, slots=True)

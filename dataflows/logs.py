@@ -18,7 +18,7 @@ import time
 import traceback
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Literal, TextIO, get_args
 
@@ -108,15 +108,6 @@ def is_secret(name: str) -> bool:
     (True, True, False, False)
     """
     return NAME.search(name) is not None
-
-
-def secret_values(properties: Mapping[str, object]) -> list[str]:
-    """The values of those settings of a client that must never be told.
-
-    >>> secret_values({"sasl.username": "riffle", "sasl.password": "hunter2"})
-    ['hunter2']
-    """
-    return [str(value) for name, value in properties.items() if is_secret(name)]
 
 
 def printable(text: str) -> str:

@@ -11,6 +11,7 @@ import platform
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
@@ -29,6 +30,8 @@ from dataflows.observed import Observed
 from operators.account import Fate
 from operators.batch import NO_CLOCK_NS
 from operators.kernels import BITS_VERSION
+
+Labelled = TypeVar("Labelled", GaugeMetricFamily, CounterMetricFamily)
 
 NS_PER_S = 1e9
 SINK_COUNTS = {
@@ -285,17 +288,17 @@ def gauges(
     name: str, words: str, labels: list[str], values: dict[tuple[str, ...], float]
 ) -> GaugeMetricFamily:
     """A gauge with labels."""
-    family = GaugeMetricFamily(name, words, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+    return _filled(GaugeMetricFamily(name, words, labels=labels), values)
 
 
 def counters(
     name: str, words: str, labels: list[str], values: dict[tuple[str, ...], float]
 ) -> CounterMetricFamily:
     """A counter with labels, whose samples end in ``_total``."""
-    family = CounterMetricFamily(name, words, labels=labels)
+    return _filled(CounterMetricFamily(name, words, labels=labels), values)
+
+
+def _filled(family: Labelled, values: dict[tuple[str, ...], float]) -> Labelled:
     for key, value in values.items():
         family.add_metric(key, value)
     return family

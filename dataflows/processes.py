@@ -9,10 +9,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 POLL_S = 0.1
 ONE_THREAD = {
@@ -27,6 +28,34 @@ ONE_THREAD = {
 
 class FailedProcessError(RuntimeError):
     """A process that ended in error."""
+
+
+def start(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes] | None = None,
+    inherited: Sequence[int] = (),
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Starts a process of a flow, in a session of its own so that Ctrl-C reaches the parent alone.
+
+    Args:
+        command: its arguments.
+        environment: variables beyond those of this process.
+        output: file of what it prints; by default where this process prints.
+        inherited: descriptors that it keeps open.
+        folder: where it starts; by default where this process is.
+    """
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, **ONE_THREAD, **importable(), **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        pass_fds=inherited,
+    )
 
 
 def importable() -> dict[str, str]:
@@ -53,17 +82,9 @@ class Process:
     running: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self, inherited: Sequence[int]) -> None:
-        """Starts it, in a session of its own so that Ctrl-C reaches the launcher alone."""
+        """Starts it."""
         with self.log.open("ab") as log:
-            self.running = subprocess.Popen(
-                self.command,
-                env={**os.environ, **ONE_THREAD, **importable(), **self.environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=inherited,
-            )
+            self.running = start(self.command, self.environment, log, inherited)
 
     @property
     def code(self) -> int | None:

@@ -23,8 +23,7 @@ from operators.engine import Engine
 from operators.feature_set import FeatureSet
 from operators.frames import vectors_table
 from operators.plan import compile_plan
-from operators.route import LANES, lane_of_partition, lanes_by_hash
-from operators.streams import Stream
+from operators.route import LANES
 from sources.kafka_client import Offsets
 from sources.message_decoder import MessageDecoder
 
@@ -68,11 +67,13 @@ class Recomputation:
         self._set = feature_set
         self._span = span
         self._watch = watch
-        decoders = {stream.name: _decoder(plan, stream) for stream in feature_set.streams}
+        decoders = {
+            stream.name: plan.kafka_input(stream.name).decoder() for stream in feature_set.streams
+        }
         self._open = [_Open(each, decoders[each.partition[0]]) for each in inputs]
         compiled = compile_plan(feature_set)
         every = [each.partition for each in inputs]
-        self._route = lane_of_partition if plan.co_partitioned else lanes_by_hash
+        self._route = plan.route
         lanes = sorted(
             {int(number) for _, number in every} if plan.co_partitioned else range(LANES)
         )
@@ -176,17 +177,6 @@ class Recomputation:
 def _silence(partition: _Open) -> Batch:
     """A batch without rows that says where the clock of a partition stands."""
     return partition.decoder.nothing(partition.input.partition[1], partition.clock_ns)
-
-
-def _decoder(plan: FlowPlan, stream: Stream) -> MessageDecoder:
-    given = plan.settings.input_of(stream.name)
-    return MessageDecoder(
-        stream,
-        given.form,
-        arrival=given.arrival,
-        partitions=plan.partitions[stream.name],
-        partitioner=plan.settings.kafka.partitioner,
-    )
 
 
 @contextmanager

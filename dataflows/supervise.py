@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -10,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FrameType
 
+from dataflows import processes
 from dataflows.failures import REFUSED
-from dataflows.processes import ONE_THREAD, FailedProcessError, importable
+from dataflows.processes import FailedProcessError
 
 POLL_S = 0.1
 FIRST_BACKOFF_S = 0.5
@@ -39,14 +39,9 @@ class Worker:
     backoff_s: float = field(default=FIRST_BACKOFF_S)
 
     def start(self) -> None:
-        """Starts it, in a session of its own so that Ctrl-C reaches the supervisor alone."""
+        """Starts it."""
         self.started_s = time.monotonic()
-        self.running = subprocess.Popen(
-            self.command,
-            env={**os.environ, **ONE_THREAD, **importable(), **self.environment},
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self.running = processes.start(self.command, self.environment)
 
     def signal(self, number: int) -> None:
         """Sends a signal, if it still runs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,6 +45,19 @@ class Samples:
 
 
 Values = Float64s | Int64s | Samples
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    """The values of several columns of one kind, one behind the other."""
+    lists = [part for part in parts if isinstance(part, Samples)]
+    if not lists:
+        return np.concatenate([part for part in parts if not isinstance(part, Samples)])
+    offsets = np.cumsum([0, *(len(part.flat) for part in lists[:-1])])
+    return Samples(
+        np.concatenate([part.flat for part in lists]),
+        np.concatenate([part.start + offset for part, offset in zip(lists, offsets, strict=True)]),
+        np.concatenate([part.length for part in lists]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from operators.batch import Int64s, Integers, Samples, Values
+from operators.batch import Int64s, Integers, Samples, Values, joined
 from operators.kernels import ordering
 from operators.streams import Stream
 
@@ -68,28 +68,13 @@ def concatenated(parts: list[Rows]) -> Rows:
         return parts[0]
     same = all(part.arrival_ns is part.ts_ns for part in parts)
     ts_ns = np.concatenate([part.ts_ns for part in parts])
-    columns: dict[str, Values] = {}
-    for name in parts[0].columns:
-        values = [part.columns[name] for part in parts]
-        if isinstance(values[0], Samples):
-            columns[name] = _joined([v for v in values if isinstance(v, Samples)])
-        else:
-            columns[name] = np.concatenate([v for v in values if not isinstance(v, Samples)])
+    columns = {name: joined([part.columns[name] for part in parts]) for name in parts[0].columns}
     return Rows(
         np.concatenate([part.run for part in parts]),
         np.concatenate([part.partition for part in parts]),
         ts_ns,
         ts_ns if same else np.concatenate([part.arrival_ns for part in parts]),
         columns,
-    )
-
-
-def _joined(parts: list[Samples]) -> Samples:
-    offsets = np.cumsum([0, *(len(part.flat) for part in parts[:-1])])
-    return Samples(
-        np.concatenate([part.flat for part in parts]),
-        np.concatenate([part.start + offset for part, offset in zip(parts, offsets, strict=True)]),
-        np.concatenate([part.length for part in parts]),
     )
 
 

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping
 from threading import Event, Lock, Thread
 from time import monotonic
+from typing import Any
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -45,6 +46,8 @@ PATIENCE_S = 30.0
 """How long an error that waiting does not mend may stand while brokers start."""
 ANSWER_S = 2.0
 """How long the broker may take for one tick."""
+ASKED_ONCE_S = 5.0
+"""How long it may take where it is asked only once."""
 
 
 class PartitionsChangedError(KafkaInputError):
@@ -74,6 +77,50 @@ def check_unchanged(known: Mapping[str, TopicFacts], found: Mapping[str, TopicFa
                 "directory"
             )
             raise PartitionsChangedError(msg)
+
+
+def _appended(
+    producer: Producer, topic: str, answer_s: float
+) -> tuple[KafkaError | None, Message] | None:
+    """Appends a tick, and gives the broker's answer; None where there is none in time."""
+    answers: list[tuple[KafkaError | None, Message]] = []
+    try:
+        producer.produce(
+            topic,
+            b"",
+            b"tick",
+            0,
+            on_delivery=lambda error, message: answers.append((error, message)),
+        )
+    except (BufferError, KafkaException):
+        producer.poll(0)
+        return None
+    producer.flush(answer_s)
+    return answers[-1] if answers else None
+
+
+def broker_time_ns(connection: Connection, topic: str) -> int | None:
+    """The broker's time, asked for once; None where it does not tell it.
+
+    What is appended after this has no earlier stamp.
+
+    Args:
+        connection: how to reach the cluster.
+        topic: of the clock, whose messages nobody reads.
+    """
+    producer = connection.client(Producer, _ticking(connection, ASKED_ONCE_S))
+    answer = _appended(producer, topic, ASKED_ONCE_S)
+    error, message = answer or (None, None)
+    if message is None or error is not None:
+        return None
+    kind, stamp_ms = message.timestamp()
+    return stamp_ms * 10**6 if kind == TIMESTAMP_LOG_APPEND_TIME else None
+
+
+def _ticking(connection: Connection, answer_s: float, **own: Any) -> dict[str, Any]:
+    """The configuration of a producer of ticks."""
+    tuning = {"linger.ms": 0, "message.timeout.ms": int(answer_s * 1000)}
+    return connection.config(tuning, acks="all", **own)
 
 
 class BrokerClock:
@@ -157,11 +204,7 @@ class BrokerClock:
             raise self._failure
 
     def _run(self) -> None:
-        config = self._connection.config(
-            {"linger.ms": 0, "message.timeout.ms": int(ANSWER_S * 1000)},
-            acks="all",
-            error_cb=self._note,
-        )
+        config = _ticking(self._connection, ANSWER_S, error_cb=self._note)
         try:
             admin = self._connection.admin()
             producer = self._connection.client(Producer, config)
@@ -190,22 +233,10 @@ class BrokerClock:
         producer.flush(ANSWER_S)
 
     def _tick(self, producer: Producer, admin: AdminClient) -> None:
-        answers: list[tuple[KafkaError | None, Message]] = []
-        try:
-            producer.produce(
-                self._topic,
-                b"",
-                b"tick",
-                0,
-                on_delivery=lambda error, message: answers.append((error, message)),
-            )
-        except (BufferError, KafkaException):
-            producer.poll(0)
+        answer = _appended(producer, self._topic, ANSWER_S)
+        if answer is None:
             return
-        producer.flush(ANSWER_S)
-        if not answers:
-            return
-        error, message = answers[-1]
+        error, message = answer
         where = f"topic `{self._topic}`, which tells the broker's time,"
         if error is not None:
             if is_hopeless(error):

@@ -115,11 +115,15 @@ class Connection:
         """Gives a client for questions about the cluster."""
         return self.client(AdminClient, self.config())
 
+    @property
+    def secrets(self) -> list[str]:
+        """The values of secret properties."""
+        return [str(value) for name, value in self.properties.items() if is_secret(name)]
+
     def hide(self, text: object) -> str:
         """Gives a text without the values of secret properties."""
         shown = str(text)
-        secrets = {str(value) for name, value in self.properties.items() if is_secret(name)}
-        for secret in sorted(secrets, key=len, reverse=True):
+        for secret in sorted(set(self.secrets), key=len, reverse=True):
             if secret:
                 shown = shown.replace(secret, MASK)
         return shown
@@ -280,6 +284,8 @@ def list_offsets(
     at: str | int,
     admin: AdminClient | None = None,
     timeout_s: float = TIMEOUT_S,
+    *,
+    committed: bool = False,
 ) -> dict[TopicPartitionId, int]:
     """Asks where the logs of partitions begin or end, or have a time.
 
@@ -291,10 +297,12 @@ def list_offsets(
             has it or a greater one, -1 where there is none.
         admin: a client to ask with; a new one by default.
         timeout_s: how long to go on asking.
+        committed: whether the ``latest`` is the one up to which all transactions are decided.
 
     Raises:
         KafkaInputError: when the cluster cannot be asked.
     """
+    isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
     specs: Any = OffsetSpec
     spec = specs.for_timestamp(at) if isinstance(at, int) else getattr(specs, at)()
     admin, deadline = admin or connection.admin(), monotonic() + timeout_s
@@ -304,7 +312,7 @@ def list_offsets(
         asked = {TopicPartition(*place): spec for place in missing}
         try:
             for place, answer in admin.list_offsets(
-                asked, isolation_level=IsolationLevel.READ_UNCOMMITTED, request_timeout=ATTEMPT_S
+                asked, isolation_level=isolation, request_timeout=ATTEMPT_S
             ).items():
                 found[place.topic, place.partition] = int(answer.result(timeout=ATTEMPT_S).offset)
         except (KafkaException, TimeoutError) as error:

@@ -278,7 +278,7 @@ class KafkaLog:
             LOGGER.warning("%s: offsets %d to %d are gone; passed over", where, wanted, first - 1)
             self._reader.incremental_unassign([TopicPartition(*place)])
             self._reader.incremental_assign([TopicPartition(*place, first)])
-            partition.go_to(first)
+            partition.ends_at(first)
             return
         elif first <= wanted:
             # The log was cut or grew between the refusal and the question: asked again.
@@ -370,20 +370,16 @@ class LogPartition:
         self.fetched = (run[-1].offset() or 0) + 1
 
     def ends_at(self, offset: int) -> None:
-        """Notes that all there is below an offset has come."""
+        """Notes that nothing more comes below an offset; what has come is still given."""
         self.fetched = max(self.fetched, offset)
         if not self._runs:
             self.position = self.fetched
-
-    def go_to(self, offset: int) -> None:
-        """Goes on at a later offset; what came before is still given."""
-        self.ends_at(offset)
 
     def _cut(self, most: int) -> list[Message]:
         """The first messages that wait."""
         taken = self._runs.popleft()
         while len(taken) < most and self._runs:
-            taken = taken + self._runs.popleft()
+            taken += self._runs.popleft()
         if len(taken) > most:
             self._runs.appendleft(taken[most:])
             taken = taken[:most]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from time import perf_counter
 from typing import Any
@@ -58,6 +58,17 @@ class KafkaInput:
     arrival: str = "broker"
     partitioner: str = "murmur2"
     most_bytes: int = MOST_BYTES
+
+    def decoder(self) -> MessageDecoder:
+        """What turns its messages into rows."""
+        return MessageDecoder(
+            self.stream,
+            self.form,
+            arrival=self.arrival,
+            partitions=self.partitions,
+            partitioner=self.partitioner,
+            most_bytes=self.most_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,18 +252,7 @@ class KafkaPartition(StatefulSourcePartition[Read, State]):
         """Where the next read begins, and what became of the rows before it."""
         offset = self._reader.position
         self._source.log().commit(self.topic, self.number, offset)
-        account = self.account
-        return {
-            "offset": offset,
-            "clock_ns": self.clock_ns,
-            "account": {
-                "messages": account.messages,
-                "came_in": account.came_in,
-                "rows": account.rows,
-                "late": account.late,
-                "dead": dict(account.dead),
-            },
-        }
+        return {"offset": offset, "clock_ns": self.clock_ns, "account": asdict(self.account)}
 
     def close(self) -> None:
         """Lets go of the partition."""
@@ -364,14 +364,7 @@ class KafkaSource(FixedPartitionedSource[Read, State]):
         if offset is None:
             msg = f"step {step_id!r}: a start must be given for {for_part!r}, found none"
             raise KafkaInputError(msg)
-        decoder = MessageDecoder(
-            given.stream,
-            given.form,
-            arrival=given.arrival,
-            partitions=given.partitions,
-            partitioner=given.partitioner,
-            most_bytes=given.most_bytes,
-        )
+        decoder = given.decoder()
         if self.clock is not None:
             self.clock.join()
         reader = self._reader(place, int(offset), decoder)

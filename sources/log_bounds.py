@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-
-from sources.kafka_client import TIMEOUT_S, Connection, TopicPartitionId, asking_failed
+from sources.kafka_client import Connection, TopicPartitionId, list_offsets
 
 Bounds = tuple[int, int]
 """The first offset of a log, and the one behind its last committed message."""
@@ -24,17 +22,7 @@ def committed_bounds(
     Raises:
         KafkaInputError: when the cluster cannot be asked.
     """
-    config = connection.config(group_id="riffle-bounds", isolation_level="read_committed")
-    consumer = Consumer(config)
-    found = {}
-    try:
-        for topic, number in places:
-            asked = TopicPartition(topic, number)
-            try:
-                found[topic, number] = consumer.get_watermark_offsets(asked, timeout=TIMEOUT_S)
-            except KafkaException as error:
-                where = f"partition {number} of topic `{topic}`"
-                raise asking_failed(connection, where, error) from None
-    finally:
-        consumer.close()
-    return found
+    asked = list(places)
+    first = list_offsets(connection, asked, "earliest")
+    end = list_offsets(connection, asked, "latest", committed=True)
+    return {place: (first[place], end[place]) for place in asked}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from operators.batch import Batch, Int64s, Labels, Samples, Values
+from operators.batch import Batch, Int64s, Labels, joined
 from operators.dead_letters import DeadLetters, Reason
 from operators.decode import TIME_UNITS, Decoder, without_unused
 from operators.durations import show_duration
@@ -328,8 +328,7 @@ def _merged(parts: list[_Rows]) -> _Rows:
         ts_ns=np.concatenate([batch.ts_ns for batch in batches]),
         arrival_ns=np.concatenate(arrivals) if arrivals else None,
         columns={
-            name: _joined_values([batch.columns[name] for batch in batches])
-            for name in first.columns
+            name: joined([batch.columns[name] for batch in batches]) for name in first.columns
         },
     )
     return _Rows(batch.take(order), message[order], row[order])
@@ -342,19 +341,6 @@ def _joined_labels(labels: list[Labels]) -> Labels:
         of_names = [numbers.setdefault(name, len(numbers)) for name in held.names]
         codes.append(np.array(of_names, np.int32)[held.codes])
     return Labels(np.concatenate(codes), tuple(numbers))
-
-
-def _joined_values(values: list[Values]) -> Values:
-    samples = [held for held in values if isinstance(held, Samples)]
-    if not samples:
-        return np.concatenate([held for held in values if not isinstance(held, Samples)])
-    before = np.cumsum([0, *(len(held.flat) for held in samples[:-1])])
-    starts = [held.start + start for held, start in zip(samples, before, strict=True)]
-    return Samples(
-        np.concatenate([held.flat for held in samples]),
-        np.concatenate(starts),
-        np.concatenate([held.length for held in samples]),
-    )
 
 
 def _one_of(what: str, given: str, known: Sequence[str]) -> None:

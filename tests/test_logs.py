@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows import logs
-from dataflows.logs import JsonLines, Repeats, Secrets, TextLines, secret_values, set_up_logs
+from dataflows.logs import JsonLines, Repeats, Secrets, TextLines, set_up_logs
 from dataflows.settings import SettingsError
+from sources.kafka_client import Connection
 
 CANARY = "c4nary-S3cret/+ü\"'"
 HOSTILE = 'AAPL\n{"level":"critical"}\r\x1b[2J\x00\u202e\u2028\x85\x7f'
@@ -174,7 +175,7 @@ def test_secrets_of_settings_are_found_by_their_names():
         "ssl.key.pem": "p2", "ssl.key.password": "p3", "sasl.oauthbearer.client.secret": "p4",
         "sasl.jaas.config": "p5", "ssl.ca.location": "/ca",
     }  # fmt: skip
-    assert secret_values(properties) == ["p1", "p2", "p3", "p4", "p5"]
+    assert Connection("b:9092", properties).secrets == ["p1", "p2", "p3", "p4", "p5"]
 
 
 def test_long_texts_are_cut_and_long_nonsense_takes_no_time(lines):

@@ -13,7 +13,7 @@ from rich.table import Table
 from dataflows import live_state, rescale, topics
 from dataflows.live_settings import CONFIG, LiveSettings
 from dataflows.live_state import part_name
-from dataflows.logs import secret_values, set_up_logs
+from dataflows.logs import set_up_logs
 from dataflows.processes import free_addresses
 from dataflows.settings import PREFIX
 from dataflows.supervise import Supervisor, Worker
@@ -67,7 +67,7 @@ def workers_of(settings: LiveSettings, config: Path | None, processes: int) -> l
 
 def live(settings: LiveSettings, config: Path | None, processes: int) -> None:
     """Runs a flow until it is asked to stop."""
-    set_up_logs(secret_values(settings.client_properties()))
+    set_up_logs(topics.connection_of(settings).secrets)
     workers = workers_of(settings, config, processes)
     shown = f"a cluster of {processes}" if processes else f"{settings.shards} shards"
     log.info("flow %s runs as %s; SIGTERM or Ctrl-C drains it", settings.name, shown)

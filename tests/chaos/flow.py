@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -10,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dataflows import processes
 from dataflows.commands.live import workers_of
 from dataflows.live_settings import LiveSettings
-from dataflows.processes import ONE_THREAD, importable
 from dataflows.supervise import Worker
 from tests.chaos.watch import POLL_S, now_ms, until
 
@@ -88,16 +87,8 @@ class Unit:
                 if number in self.running:
                     continue
                 command = [self.module if a == "dataflows.live" else a for a in worker.command]
-                own = {FAULTS: "1", **ONE_THREAD, **importable(), **worker.environment}
-                self.running[number] = subprocess.Popen(
-                    command,
-                    cwd=ROOT,
-                    env={**os.environ, **own, **self.environment},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
+                own = {FAULTS: "1", **worker.environment, **self.environment}
+                self.running[number] = processes.start(command, own, log, folder=ROOT)
 
     @property
     def codes(self) -> list[int | None]:
