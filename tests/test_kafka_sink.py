@@ -419,8 +419,10 @@ def outlived(broker: Broker, away_s: float, **output: Any) -> KafkaPart:
         broker.bootstrap, broker.topic(3), broker.topic(2, config={"cleanup.policy": "compact"})
     )
     part = world.sink(**output).build_part("step", "00", None)
+    write(part, [0])
+    part.snapshot()  # a lane that is still being opened would not feel the outage
     stop = threading.Event()
-    written = 0
+    written = 1
 
     def restart() -> None:
         time.sleep(0.5)
