@@ -145,7 +145,7 @@ def letters_not_suppressed() -> None:
     patch(LettersPart, "_known", forgetful)
 
 
-@broken("outage", "vectors missing")
+@broken("outage", "vectors missing", LONG)
 def delivery_errors_ignored() -> None:
     """Takes vectors for written that the broker has not taken."""
     commit = Lane._commit

@@ -95,8 +95,9 @@ def test_a_broken_flow_is_caught_by_a_copy_of_its_state(name, kafka, tmp_path):
 
 @pytest.mark.parametrize("name", [WHOLE, *sabotage.names("outage")])
 def test_a_broken_flow_is_caught_by_an_outage(name, private_kafka, tmp_path):
+    """Transactions are long, so that each lane is in one when the broker stops."""
     bootstrap = private_kafka.bootstrap
-    with world(bootstrap, tmp_path, shape=SHAPE, properties=WAITS) as made:
+    with world(bootstrap, tmp_path, shape=SHAPE, properties=WAITS, transaction=LONG) as made:
         if name == WHOLE:
             outage(made, name, private_kafka)
         else:
