@@ -115,23 +115,88 @@ class InputTable(_Table):
     archive: Path | None = None
 
 
+class DatabaseTable(_Table):
+    """The database with the tables of vectors, and those that are inputs.
+
+    Attributes:
+        url: ``postgresql://user:password@host/database``.
+        url_file: a file that holds it instead, for secrets.
+        namespace: the schema of Riffle's tables.
+    """
+
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    namespace: Name = "riffle"
+
+    @model_validator(mode="after")
+    def _one(self) -> DatabaseTable:
+        if (self.url is None) == (self.url_file is None):
+            msg = "must have one of url and url_file, found " + ("both" if self.url else "none")
+            raise ValueError(msg)
+        return self
+
+
+class OnlineTable(_Table):
+    """The online store.
+
+    Attributes:
+        store: folder of a Feast repository, with its ``feature_store.yaml``.
+        wait: how long the newest vectors are gathered before they are written.
+    """
+
+    store: Path
+    wait: DurationNs = Field("500ms", validate_default=True)
+
+    @model_validator(mode="after")
+    def _soon(self) -> OnlineTable:
+        least, most = NS_PER_UNIT["ms"] * 10, NS_PER_UNIT["s"] * 10
+        if not least <= self.wait <= most:
+            msg = "wait must be between '10ms' and '10s'"
+            raise ValueError(msg)
+        return self
+
+
+Place: TypeAlias = Literal["kafka", "table", "online"]
+"""Where vectors may go."""
+
+
 class SetTable(_Table):
     """Where a set's vectors go.
 
     Attributes:
+        sinks: the places: ``kafka``, a ``table`` of the database, the ``online`` store.
+        early: of the table and the online store, those that are given provisional vectors too.
         topic: of final vectors.
         form: of the messages.
         delivery: of final vectors: ``exactly_once`` to readers of committed messages, or
             ``at_least_once``.
-        provisional_topic: of provisional vectors; none are computed without it.
-        transaction: time between two commits.
+        provisional_topic: of provisional vectors.
+        transaction: time between two commits to Kafka.
     """
 
+    sinks: list[Place] = Field(default_factory=lambda: list[Place](["kafka"]), min_length=1)
+    early: list[Literal["table", "online"]] = Field(default_factory=list)
     topic: Name = "extracted-features"
     form: Literal["json", "arrow"] = "json"
     delivery: Literal["exactly_once", "at_least_once"] = "exactly_once"
     provisional_topic: Name | None = None
     transaction: DurationNs = Field("100ms", validate_default=True)
+
+    @model_validator(mode="after")
+    def _fits(self) -> SetTable:
+        if (doubled := len(self.sinks) - len(set(self.sinks))) > 0:
+            msg = f"sinks must be different places, found {doubled} more than once"
+            raise ValueError(msg)
+        wanted = [*self.early, *(["kafka"] if self.provisional_topic else [])]
+        if lacking := [place for place in wanted if place not in self.sinks]:
+            msg = f"sinks must have {lacking}, which are to be given provisional vectors"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def provisional(self) -> bool:
+        """Whether anyone wants provisional vectors."""
+        return bool(self.early) or self.provisional_topic is not None
 
 
 class LiveSettings(BaseSettings):
@@ -139,7 +204,8 @@ class LiveSettings(BaseSettings):
 
     Attributes:
         name: of the flow, in its group, its transactional ids and its progress.
-        kafka, inputs, sets: see their tables; a set is named as on the command line.
+        kafka, inputs, sets, database, online: see their tables; a set is named as on the command
+            line.
         start: where a new flow begins to read: ``earliest``, ``latest``, or a time.
         emit_from: time before which vectors are computed, to warm up, but not given.
         recovery: folder of the flow's state.
@@ -163,6 +229,8 @@ class LiveSettings(BaseSettings):
     kafka: KafkaTable
     inputs: dict[str, InputTable] = Field(default_factory=dict)
     sets: dict[str, SetTable] = Field(min_length=1)
+    database: DatabaseTable | None = None
+    online: OnlineTable | None = None
     start: str = "earliest"
     emit_from: str | None = None
     recovery: Path = Path("state")
@@ -190,6 +258,11 @@ class LiveSettings(BaseSettings):
                 "shard reads only its own partitions, found 'none'; use one shard or a cluster"
             )
             raise ValueError(msg)
+        for name, table in self.sets.items():
+            for place, what in (("table", "database"), ("online", "online")):
+                if place in table.sinks and getattr(self, what) is None:
+                    msg = f"{what} must be set, as sets.{name}.sinks has {place!r}, found none"
+                    raise ValueError(msg)
         return self
 
     def topic_of(self, stream: str) -> str:
@@ -209,15 +282,22 @@ class LiveSettings(BaseSettings):
         """
         given = {name: value.get_secret_value() for name, value in self.kafka.properties.items()}
         for name, path in self.kafka.property_files.items():
-            try:
-                given[name] = path.read_text(encoding="utf-8").rstrip("\n")
-            except OSError as error:
-                msg = (
-                    f'kafka.property_files."{name}": must be a readable file, found {path}: '
-                    f"{error.strerror}"
-                )
-                raise SettingsError(msg) from None
+            given[name] = _secret(path, f'kafka.property_files."{name}"')
         return given
+
+    def database_url(self) -> str:
+        """The URL of the database, secrets among it.
+
+        Raises:
+            SettingsError: when there is none, or its file can't be read.
+        """
+        if self.database is None:
+            msg = f"database.url: must be set, found none; in the file, or as {PREFIX}DATABASE__URL"
+            raise SettingsError(msg)
+        if self.database.url_file is not None:
+            return _secret(self.database.url_file, "database.url_file")
+        assert self.database.url is not None  # noqa: S101 - one of them is there
+        return self.database.url.get_secret_value()
 
 
 def live_settings(path: Path | None = None, **given: Any) -> LiveSettings:
@@ -256,6 +336,14 @@ def live_settings(path: Path | None = None, **given: Any) -> LiveSettings:
         raise SettingsError(msg) from None
 
 
+def _secret(path: Path, setting: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip("\n")
+    except OSError as error:
+        msg = f"{setting}: must be a readable file, found {path}: {error.strerror}"
+        raise SettingsError(msg) from None
+
+
 def _told(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -282,7 +370,7 @@ def _problem(error: ErrorDetails) -> str:
     said = error["msg"].removeprefix("Value error, ")
     if not parts:
         return said
-    secret = "properties" in parts
+    secret = "properties" in parts or parts[0] == "database"
     return f"{name}: {said}" + ("" if secret else f", found {error['input']!r} (or {variable})")
 
 
@@ -290,5 +378,6 @@ def _known(parts: list[str]) -> list[str]:
     """The settings of a table."""
     tables: dict[str, type[BaseModel]] = {
         "": LiveSettings, "kafka": KafkaTable, "inputs": InputTable, "sets": SetTable,
+        "database": DatabaseTable, "online": OnlineTable,
     }  # fmt: skip
     return list(tables.get(parts[0] if parts else "", LiveSettings).model_fields)

@@ -90,6 +90,14 @@ def test_the_environment_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
             r"partitioner must be 'murmur2' or 'crc32' with several shards",
         ),
         ("[kafka\n", r"flow\.toml: must be TOML"),
+        (SMALL + 'sinks = ["kafka", "table"]\n', r"database must be set, as sets\.market\.sinks"),
+        (SMALL + 'sinks = ["online"]\n', r"online must be set, as sets\.market\.sinks"),
+        (SMALL + 'sinks = ["redis"]\n', r"sinks\.0: .*'table' or 'online'.*found 'redis'"),
+        (SMALL + 'sinks = ["kafka", "kafka"]\n', r"sinks must be different places"),
+        (SMALL + 'early = ["table"]\n', r"sinks must have \['table'\]"),
+        (SMALL + 'sinks = ["table"]\nprovisional_topic = "p"\n', r"sinks must have \['kafka'\]"),
+        (SMALL + "[database]\n", r"database: must have one of url and url_file, found none"),
+        (SMALL + '[online]\nstore = "."\nwait = "1m"\n', r"wait must be between '10ms' and '10s'"),
     ],
 )
 def test_a_mistake_is_told_with_its_place_and_what_must_be(
@@ -132,6 +140,25 @@ def test_a_mistake_beside_a_secret_does_not_show_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"kafka\.properties\.sasl\.password") as told:
         read(tmp_path, text)
     assert "canary" not in str(told.value)
+
+
+def test_the_url_of_the_database_is_handed_on_and_never_shown(tmp_path: Path) -> None:
+    url = "postgresql://writer:canary@host/db"
+    settings = read(tmp_path, SMALL + f'[database]\nurl = "{url}"\n')
+    assert settings.database_url() == url
+    assert "canary" not in repr(settings)
+    (tmp_path / "url").write_text(f"{url}\n")
+    settings = read(tmp_path, SMALL + f'[database]\nurl_file = "{tmp_path}/url"\n')
+    assert settings.database_url() == url
+    twice = f'[database]\nurl = "{url}"\nurl_file = "{tmp_path}/url"\n'
+    with pytest.raises(SettingsError, match="found both") as told:
+        read(tmp_path, SMALL + twice)
+    assert "canary" not in str(told.value)
+
+
+def test_without_a_database_its_url_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="RIFFLE_DATABASE__URL"):
+        read(tmp_path, SMALL).database_url()
 
 
 def test_the_file_of_a_secret_must_be_there(tmp_path: Path) -> None:
