@@ -27,7 +27,7 @@ def refusals() -> tuple[type[Exception], ...]:
     from operators.decode import RefusedInputError
     from operators.snapshot import SnapshotMismatchError
     from sinks.dataset import UnreadableError
-    from sinks.kafka_errors import (
+    from sinks.errors import (
         DeliveryError,
         FencedError,
         MissingTopicError,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from confluent_kafka import KafkaError, Message, Producer
 
 from sinks.kafka_errors import refused
-from sinks.kafka_lane import SLICE_S, Records
+from sinks.kafka_lane import Records
+from sinks.lane import SLICE_S
 from sources.kafka_client import Connection, words
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from confluent_kafka import KafkaError
 
+from sinks.errors import DeliveryError
+
 TRANSIENT = frozenset(
     {
         KafkaError._ALL_BROKERS_DOWN,
@@ -59,34 +61,6 @@ TRANSIENT = frozenset(
 )
 """Errors after which a new producer may succeed: of the network, of a broker that is away or has
 moved, of a transaction that the broker has ended. Every other one stops the flow."""
-
-
-class KafkaSinkError(RuntimeError):
-    """Vectors or letters that cannot be written; the message says what to do."""
-
-
-class DeliveryError(KafkaSinkError):
-    """Kafka refuses what is written, and will go on to."""
-
-
-class MissingTopicError(KafkaSinkError):
-    """A topic that does not exist."""
-
-
-class FencedError(KafkaSinkError):
-    """Another run writes in our place."""
-
-
-class OwnedError(KafkaSinkError):
-    """A lane that another recovery directory writes."""
-
-
-class ProgressLostError(KafkaSinkError):
-    """Kafka knows less of what was written than the snapshot does."""
-
-
-class OutOfOrderError(KafkaSinkError):
-    """Final vectors that come after later ones."""
 
 
 def is_transient(error: KafkaError) -> bool:

@@ -1,28 +1,23 @@
 """One lane's way into Kafka, exactly once: short transactions that carry their own progress.
 
-A transaction holds records and the lane's progress after them, so that both are there or neither.
-Who opens a lane fences its earlier run and reads how far that came; what is given again is left
-out by the sink. Whatever goes wrong with a transaction, its producer is thrown away and the next
-one reads from the progress whether it was committed: there is one way to recover, and it is the way
-of every start.
+A transaction holds records and the lane's progress after them. Whatever goes wrong with one, its
+producer is thrown away, and the next one fences what is left of it.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from sinks.kafka_errors import FencedError, OwnedError, ProgressLostError, is_transient, refused
-from sinks.kafka_progress import Progress, ProgressLog, State
+from sinks.errors import FencedError, OwnedError, ProgressLostError
+from sinks.kafka_errors import is_transient, refused
+from sinks.kafka_progress import Progress, ProgressLog
+from sinks.lane import SLICE_S, Lane, Parcel, State, nothing
 from sources.kafka_client import TIMEOUT_S, error_of, words
 
 Headers: TypeAlias = list[tuple[str, str | bytes | None]]
@@ -33,16 +28,6 @@ MOST_RECORDS = 20_000
 """A transaction that has more is committed before its time."""
 MOST_MESSAGE_BYTES = 16 * 2**20
 """Of one message; the topic has a limit of its own, and that one counts."""
-MOST_WAITING_BYTES = 16 * 2**20
-"""Of what is handed over and not committed; who has more to give waits."""
-SLICE_S = 0.05
-"""How long a call waits before it says that it is still there."""
-IDLE_S = 1.0
-"""How often a lane without work looks at what its client has to say."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-"""Between two attempts to reach the cluster."""
-
-_log = logging.getLogger("riffle.kafka")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,23 +51,6 @@ class Records:
         if len(set(counts)) > 1:  # what has no counterpart would not be written
             msg = f"records of `{self.topic}`: must be as many keys, values, headers, got {counts}"
             raise ValueError(msg)
-
-
-@dataclass(frozen=True, slots=True)
-class Parcel:
-    """What must not be torn apart: it is in one transaction.
-
-    Attributes:
-        render: gives the records, in the lane's thread; a second time where a transaction failed.
-        state: what the lane says of itself when they are committed.
-        rows: how many records, about.
-        size: bytes that they take while they wait, about.
-    """
-
-    render: Callable[[], Sequence[Records]]
-    state: State
-    rows: int
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,29 +81,11 @@ class Tenancy:
             raise ValueError(msg)
 
 
-@dataclass(slots=True)
-class Counts:
-    """What a lane has done, for metrics.
-
-    Attributes:
-        transactions, records: committed ones; records without those of the progress.
-        retries: how often a producer was replaced.
-        commit_s: time spent in commits.
-        waited_s: time for which there was no room to hand over more.
-    """
-
-    transactions: int = 0
-    records: int = 0
-    retries: int = 0
-    commit_s: float = 0.0
-    waited_s: float = 0.0
+Render: TypeAlias = Callable[[], Sequence[Records]]
+"""Gives the records, in the lane's thread; a second time where a transaction failed."""
 
 
-def _nothing() -> None:
-    pass
-
-
-class Lane:
+class KafkaLane(Lane[Render]):
     """A transactional producer with a thread of its own.
 
     Args:
@@ -146,10 +96,9 @@ class Lane:
         accepts: is shown the progress that is found before anything is written, and raises where
             it cannot be gone on from.
         beat: is called while a call waits, so that a long outage is not taken for a hang.
-
-    Attributes:
-        counts: what has been done.
     """
+
+    transient = (KafkaException, TimeoutError)
 
     def __init__(
         self,
@@ -158,160 +107,43 @@ class Lane:
         tenancy: Tenancy,
         topics: Iterable[str],
         accepts: Callable[[State], None] = lambda state: None,
-        beat: Callable[[], None] = _nothing,
+        beat: Callable[[], None] = nothing,
     ) -> None:
-        self.name = name
-        self.counts = Counts()
-        self.instance = uuid4().hex
+        super().__init__(name, beat)
         self._number = number
         self._tenancy = tenancy
         self._connection = tenancy.progress.connection
         self._topics = tuple(topics)
         self._accepts = accepts
-        self._beat = beat
-        self._changed = threading.Condition()
-        self._waiting: deque[Parcel] = deque()
-        self._size = 0
-        self._given = self._done = 0
-        self._hurry = False
-        self._closing = False
-        self._error: BaseException | None = None
-        self._state: State | None = None
         self._producer: Producer | None = None
         self._failed: KafkaError | None = None
-        self._pause_s = FIRST_PAUSE_S
-        self._thread = threading.Thread(target=self._run, name=f"lane {name}", daemon=True)
-        self._thread.start()
+        self._start()
 
-    # -- the flow's thread ------------------------------------------------------------------
+    def _enter(self) -> State:
+        self._tenancy.progress.require(self._topics)
+        self._owned(self._found(whole=False))  # before the fence: it would stop the owner
+        self._replace_producer()
+        state = self._owned(self._found(whole=True))
+        self._accepts(state)
+        producer = self._begun()
+        self._produce_progress(producer, state)
+        producer.commit_transaction()
+        return state
 
-    def state(self) -> State:
-        """The progress that was found when the lane was opened; waits for that.
+    def _enter_again(self) -> State:
+        self._tenancy.progress.require(self._topics)
+        self._ours(self._found(whole=False))  # before the fence: it would stop the other
+        self._replace_producer()
+        return self._ours(self._found(whole=True))
 
-        Raises:
-            OwnedError: when the lane is another job's.
-        """
-        with self._changed:
-            self._wait(lambda: self._state is not None)
-            assert self._state is not None  # noqa: S101
-            return self._state
+    def _idle(self) -> None:
+        if self._producer is not None:
+            self._producer.poll(0)  # for what the client has to log
 
-    def put(self, parcel: Parcel) -> None:
-        """Hands a parcel over; waits while too much is on its way.
+    def _let_go(self) -> None:
+        self._producer = None
 
-        Raises:
-            DeliveryError: when an earlier one cannot be written.
-            FencedError: when another run has taken the lane over.
-        """
-        with self._changed:
-            began_s = time.monotonic()
-            self._wait(lambda: not self._size or self._size + parcel.size <= MOST_WAITING_BYTES)
-            self.counts.waited_s += time.monotonic() - began_s
-            self._waiting.append(parcel)
-            self._size += parcel.size
-            self._given += 1
-            self._changed.notify_all()
-
-    def flush(self) -> None:
-        """Waits until all that was handed over is committed; raises what :meth:`put` does."""
-        with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-            self._wait(lambda: self._done == self._given and self._state is not None)
-            self._hurry = False
-
-    def close(self) -> None:
-        """Commits what was handed over and lets go of the lane."""
-        try:
-            self.flush()
-        finally:
-            self._stop()
-
-    def _stop(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join(timeout=LONGEST_PAUSE_S)
-
-    def _wait(self, ready: Callable[[], bool]) -> None:
-        while self._error is None and not ready():
-            self._changed.wait(SLICE_S)
-            self._beat()
-        if self._error is not None:
-            raise self._error
-
-    # -- the lane's thread ------------------------------------------------------------------
-
-    def _run(self) -> None:
-        try:
-            self._open()
-            while not self._closing:
-                if (parcel := self._take(time.monotonic() + IDLE_S)) is not None:
-                    self._commit([parcel])
-                elif self._producer is not None:
-                    self._producer.poll(0)  # for what the client has to log
-        except BaseException as error:  # noqa: BLE001 - it is raised again in the flow's thread
-            with self._changed:
-                self._error = error
-                self._changed.notify_all()
-        finally:
-            self._producer = None
-
-    def _open(self) -> None:
-        """Fences earlier runs, reads how far they came, and says that the lane is ours."""
-        while True:
-            try:
-                self._tenancy.progress.require(self._topics)
-                self._owned(self._found(whole=False))  # before the fence: it would stop the owner
-                self._replace_producer()
-                state = self._owned(self._found(whole=True))
-                self._accepts(state)
-                producer = self._begun()
-                self._produce_progress(producer, state)
-                producer.commit_transaction()
-            except (KafkaException, TimeoutError) as error:
-                self._pause(error)
-                continue
-            self._pause_s = FIRST_PAUSE_S
-            with self._changed:
-                self._state = state
-                self._changed.notify_all()
-            return
-
-    def _take(self, deadline_s: float) -> Parcel | None:
-        """The next parcel; None when there was none until the deadline or is none in a hurry."""
-        with self._changed:
-            while not self._closing:
-                left_s = deadline_s - time.monotonic()
-                if self._waiting and left_s > 0:
-                    return self._waiting.popleft()
-                if left_s <= 0 or (self._hurry and self._given > self._done):
-                    return None
-                self._changed.wait(left_s)
-            return None
-
-    def _commit(self, parcels: list[Parcel]) -> None:
-        """Commits parcels and those that come in the meantime, in as many attempts as it takes."""
-        while True:
-            try:
-                self._write(parcels)
-                break
-            except (KafkaException, TimeoutError) as error:
-                found = self._recover(error)
-            if found == parcels[-1].state:  # it was committed, though we were not told
-                break
-            if found != self._state:
-                raise self._lost(found)
-        self._pause_s = FIRST_PAUSE_S
-        with self._changed:
-            self._state = parcels[-1].state
-            self._done += len(parcels)
-            self._size -= sum(parcel.size for parcel in parcels)
-            self.counts.transactions += 1
-            self.counts.records += sum(parcel.rows for parcel in parcels)
-            self._changed.notify_all()
-
-    def _write(self, parcels: list[Parcel]) -> None:
+    def _write(self, parcels: list[Parcel[Render]]) -> None:
         """Writes one transaction."""
         producer = self._begun()
         deadline_s = time.monotonic() + max(self._tenancy.transaction_ms * 1e-3, 1e-6)
@@ -330,9 +162,9 @@ class Lane:
         self._producer.begin_transaction()
         return self._producer
 
-    def _produce(self, producer: Producer, parcel: Parcel) -> int:
+    def _produce(self, producer: Producer, parcel: Parcel[Render]) -> int:
         count = 0
-        for records in parcel.render():
+        for records in parcel.content():
             _write_all(producer, records)
             count += len(records.values)
         producer.poll(0)
@@ -343,21 +175,6 @@ class Lane:
         record = Progress(self._tenancy.job, self.instance, state).encode()
         number = log.partition_of(self._number)
         _write_all(producer, Records(log.topic, [self.name.encode()], [record]), number)
-
-    # -- recovery ---------------------------------------------------------------------------
-
-    def _recover(self, error: KafkaException | TimeoutError) -> State:
-        """Replaces the producer, and gives the progress that is committed."""
-        while True:
-            self._pause(error)
-            self.counts.retries += 1
-            try:
-                self._tenancy.progress.require(self._topics)
-                self._ours(self._found(whole=False))  # before the fence: it would stop the other
-                self._replace_producer()
-                return self._ours(self._found(whole=True))
-            except (KafkaException, TimeoutError) as another:
-                error = another
 
     def _replace_producer(self) -> None:
         if self._producer is not None:
@@ -430,19 +247,16 @@ class Lane:
         )
         return ProgressLostError(msg)
 
-    def _pause(self, error: KafkaException | TimeoutError) -> None:
-        """Waits before the next attempt, longer each time; raises what no attempt mends."""
+    def _hopeless(self, error: Exception) -> Exception | None:
         held = error_of(error) if isinstance(error, KafkaException) else None
         for cause in (self._failed, held):
             if cause is not None and not is_transient(cause):
-                raise refused(self.name, self._connection.hide(words(cause))) from None
+                return refused(self.name, self._connection.hide(words(cause)))
+        return None
+
+    def _words(self, error: Exception) -> str:
         text = words(error) if isinstance(error, KafkaException) else "no answer in time"
-        _log.warning("lane %s: trying again after %s", self.name, self._connection.hide(text))
-        with self._changed:
-            if self._closing:
-                raise error
-            self._changed.wait_for(lambda: self._closing, self._pause_s)
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        return self._connection.hide(text)
 
 
 def _write_all(producer: Producer, records: Records, partition: int = -1) -> None:

@@ -19,9 +19,9 @@ from operators.account import Fate
 from operators.batch import Batch, Int64s
 from operators.dead_letters import DeadLetters, Reason
 from operators.engine import Refused
-from sinks.kafka_errors import ProgressLostError
-from sinks.kafka_lane import Headers, Lane, Parcel, Records, Tenancy
-from sinks.kafka_progress import State
+from sinks.errors import ProgressLostError
+from sinks.kafka_lane import Headers, KafkaLane, Records, Tenancy
+from sinks.lane import Parcel, State
 from sinks.lanes import LanesSink
 from sinks.letters import rows_as_json
 
@@ -105,7 +105,7 @@ class LettersPart(StatefulSinkPartition[Letters, Kept]):
         self._sink = sink
         self._resumed = resumed
         self._positions: dict[str, int] | None = None
-        self.lane = Lane(name, number, sink.tenancy, sink.targets, self._accept, sink.beat)
+        self.lane = KafkaLane(name, number, sink.tenancy, sink.targets, self._accept, sink.beat)
 
     def write_batch(self, values: list[Letters]) -> None:
         """Hands letters over."""
@@ -177,9 +177,10 @@ class KafkaLettersSink(LanesSink[Letters, Kept, LettersPart]):
         watch: Callable[[LettersPart], None] = lambda part: None,
         beat: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__("letters", tenancy, lanes, carried, beat)
+        super().__init__("letters", tenancy.flow, lanes, carried, beat)
         self._topics = topics
         self.targets = [name(t) for t in topics.values() for name in (dead_topic, late_topic)]
+        self.tenancy = tenancy
         self._watch = watch
 
     def _part(self, name: str, number: int, resumed: Kept | None) -> LettersPart:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from confluent_kafka import (
     Consumer,
@@ -25,11 +25,9 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from sinks.kafka_errors import MissingTopicError
+from sinks.errors import MissingTopicError
+from sinks.lane import State
 from sources.kafka_client import Connection, error_of, is_hopeless
-
-State: TypeAlias = Mapping[str, Any]
-"""What a lane says of itself."""
 
 SLICE_S = 0.05
 """How long one lane may read while others wait to."""

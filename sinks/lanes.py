@@ -9,7 +9,6 @@ from typing import Any, Generic, TypeVar
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from operators.extract import key_of
-from sinks.kafka_lane import Tenancy
 
 X = TypeVar("X")
 """What is written."""
@@ -24,7 +23,7 @@ class LanesSink(FixedPartitionedSink[X, S], Generic[X, S, P]):
 
     Args:
         name: of the sink; the names of its lanes begin with the flow's and this.
-        tenancy: who writes.
+        flow: name of the flow.
         lanes: numbers of those that come: all of a cluster's flow, or a shard's own.
         carried: what earlier snapshots, of a flow that was cut otherwise, keep of lanes.
         beat: is called while the sink waits.
@@ -33,14 +32,13 @@ class LanesSink(FixedPartitionedSink[X, S], Generic[X, S, P]):
     def __init__(
         self,
         name: str,
-        tenancy: Tenancy,
+        flow: str,
         lanes: Sequence[int],
         carried: Mapping[str, S] | None,
         beat: Callable[[], None],
     ) -> None:
-        self.tenancy = tenancy
         self.beat = beat
-        self._prefix = f"{tenancy.flow}.{name}"
+        self._prefix = f"{flow}.{name}"
         self._lanes = {key_of(number): number for number in sorted(lanes)}
         # Bytewax counts the parts in the order of their names.
         self._index = {part: index for index, part in enumerate(sorted(self._lanes))}

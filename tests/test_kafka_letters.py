@@ -13,7 +13,7 @@ from operators.account import Fate
 from operators.batch import NO_CLOCK_NS, Batch, Labels
 from operators.dead_letters import DeadLetters, Reason, Record
 from operators.engine import Refused
-from sinks.kafka_errors import MissingTopicError, ProgressLostError
+from sinks.errors import MissingTopicError, ProgressLostError
 from sinks.kafka_lane import Records, Tenancy
 from sinks.kafka_letters import (
     KafkaLettersSink,

@@ -10,7 +10,7 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from sinks import kafka_progress
-from sinks.kafka_errors import MissingTopicError
+from sinks.errors import MissingTopicError
 from sinks.kafka_progress import Progress, ProgressLog
 from sources.kafka_client import Connection
 from tests.kafka_topics import read_topic

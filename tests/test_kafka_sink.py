@@ -23,8 +23,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from operators.batch import Vectors
 from sinks import kafka_lane
-from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink, Written, cut_between_instants
-from sinks.kafka_errors import (
+from sinks.errors import (
     DeliveryError,
     FencedError,
     MissingTopicError,
@@ -32,8 +31,10 @@ from sinks.kafka_errors import (
     OwnedError,
     ProgressLostError,
 )
+from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink
 from sinks.kafka_lane import Tenancy
 from sinks.kafka_progress import ProgressLog
+from sinks.settled import Written, cut_between_instants
 from sinks.vector_messages import NotFiniteError
 from sources.kafka_client import Connection
 from tests.kafka_topics import START_NS, TINY, read_topic, tiny_vectors
@@ -225,7 +226,7 @@ def test_an_instant_that_is_larger_than_the_clients_queue_is_one_transaction(wor
 
 
 def test_who_has_too_much_to_give_waits(world, monkeypatch):
-    monkeypatch.setattr(kafka_lane, "MOST_WAITING_BYTES", 1)
+    monkeypatch.setattr("sinks.lane.MOST_WAITING_BYTES", 1)
     beats = Counter[str]()
     sink = world.sink()
     sink.beat = lambda: beats.update(["beat"])

@@ -23,11 +23,12 @@ from operators import extract
 from operators import snapshot as state
 from operators.batch import Vectors
 from operators.engine import Engine
-from sinks import kafka, kafka_lane
+from sinks import kafka_lane, settled
 from sinks.kafka import KafkaPart
-from sinks.kafka_lane import Lane
+from sinks.kafka_lane import KafkaLane
 from sinks.kafka_letters import LettersPart
 from sinks.kafka_progress import Progress
+from sinks.settled import Settled
 from sources.kafka_client import Connection
 from sources.kafka_log import KafkaLog, LogPartition
 
@@ -94,9 +95,9 @@ def sink_not_flushed_at_snapshot() -> None:
 @broken("kills", "vectors missing", LONG)
 def progress_written_ahead() -> None:
     """Notes how far the vectors reach before they are there, outside their transaction."""
-    produce = Lane._produce
+    produce = KafkaLane._produce
 
-    def ahead(self: Lane, producer: Producer, parcel: Any) -> int:
+    def ahead(self: KafkaLane, producer: Producer, parcel: Any) -> int:
         log = self._tenancy.progress
         record = Progress(self._tenancy.job, self.instance, parcel.state).encode()
         plain = Producer(self._connection.config())
@@ -104,7 +105,7 @@ def progress_written_ahead() -> None:
         plain.flush()
         return produce(self, producer, parcel)
 
-    patch(Lane, "_produce", ahead)
+    patch(KafkaLane, "_produce", ahead)
 
 
 @broken("copy", "vectors (twice|missing)")
@@ -123,12 +124,7 @@ def no_fence() -> None:
 @broken("kills", "vectors twice")
 def vectors_not_suppressed() -> None:
     """Writes again after a restart what is there already."""
-
-    def opened(self: KafkaPart, lane: Lane) -> None:
-        lane.state()
-        self._opened = True
-
-    patch(KafkaPart, "_open", opened)
+    patch(Settled, "open", lambda self, state: None)
 
 
 @broken("kills", "stands twice")
@@ -148,12 +144,12 @@ def letters_not_suppressed() -> None:
 @broken("outage", "vectors missing", LONG)
 def delivery_errors_ignored() -> None:
     """Takes vectors for written that the broker has not taken."""
-    commit = Lane._commit
+    commit = KafkaLane._commit
 
-    def careless(self: Lane, parcels: list[Any]) -> None:
+    def careless(self: KafkaLane, parcels: list[Any]) -> None:
         tried: list[bool] = []
 
-        def once(self: Lane, parcels: list[Any]) -> None:
+        def once(self: KafkaLane, parcels: list[Any]) -> None:
             if tried:
                 self._state = parcels[-1].state
                 self._begun()
@@ -166,8 +162,8 @@ def delivery_errors_ignored() -> None:
         self._write = once.__get__(self)  # type: ignore[method-assign]
         commit(self, parcels)
 
-    write = Lane._write
-    patch(Lane, "_commit", careless)
+    write = KafkaLane._write
+    patch(KafkaLane, "_commit", careless)
 
 
 class Loose(StatelessSinkPartition[Any]):
@@ -211,7 +207,7 @@ def transactions_cut_inside_instants() -> None:
         for start in range(0, len(order), PIECE):
             yield vectors.take(order[start : start + PIECE])
 
-    patch(kafka, "cut_between_instants", pieces)
+    patch(settled, "cut_between_instants", pieces)
     patch(kafka_lane, "MOST_RECORDS", 1)
 
 
