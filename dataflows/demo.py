@@ -235,7 +235,7 @@ def _feast(
 
 def _online(store: FeatureStore, result: SetResult) -> dict[str, Any]:
     """What ``get_online_features`` says of one entity."""
-    from feature_repo.feast_objects import view_name
+    from feature_repo.names import view_name
 
     answer = store.get_online_features(
         features=store.get_feature_service(view_name(result.feature_set)), entity_rows=[READ_BACK]

@@ -15,33 +15,13 @@ from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSo
 from feast.data_format import ParquetFormat
 from feast.types import Array, Bool, Float64, Int64, String
 
+from feature_repo.names import join_keys, view_name
 from operators.feature_set import FeatureSet
 
 TYPES = {"number": Float64, "count": Int64, "flag": Bool}
 """Feast's type per kind of expression."""
 
 FeastObject: TypeAlias = Entity | FileSource | PushSource | FeatureView | FeatureService
-
-
-def view_name(feature_set: FeatureSet) -> str:
-    """The name of a set's view and of its service, such as ``market_fs_v1``.
-
-    Raises:
-        ValueError: when name and version make no identifier, which online stores need for tables.
-    """
-    name = f"{feature_set.name}_{feature_set.version}"
-    if not name.isidentifier():
-        msg = (
-            f"feature set `{feature_set.name}`: for Feast, name and version must be letters, "
-            f"digits and `_`, got {name!r}"
-        )
-        raise ValueError(msg)
-    return name
-
-
-def join_keys(feature_set: FeatureSet) -> list[str]:
-    """The columns that a vector is looked up by: the key of the entity, and of its series."""
-    return [feature_set.entity, *([feature_set.series] if feature_set.series else [])]
 
 
 def dataset_folder(feature_set: FeatureSet, gold_dir: Path) -> Path:

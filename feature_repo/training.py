@@ -47,7 +47,8 @@ def training_frame(
     Raises:
         ValueError: when the frame lacks a key or the time.
     """
-    from feature_repo.feast_objects import feature_refs, join_keys
+    from feature_repo.feast_objects import feature_refs
+    from feature_repo.names import join_keys
 
     sets = [feature_sets] if isinstance(feature_sets, FeatureSet) else list(feature_sets)
     events = (

@@ -22,7 +22,7 @@ from feast.errors import FeatureViewNotFoundException
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
 
-from feature_repo.feast_objects import join_keys, view_name
+from feature_repo.names import join_keys, view_name
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
 

@@ -30,9 +30,8 @@ from feature_repo.feast_objects import (
     all_objects,
     dataset_folder,
     feature_refs,
-    join_keys,
-    view_name,
 )
+from feature_repo.names import join_keys, view_name
 from feature_repo.sets import SERVED
 from feature_repo.store import GoldOfflineStore, apply, open_store
 from feature_repo.training import EVENT_TIME, Join, point_in_time, training_frame
