@@ -18,6 +18,8 @@ RESUME_S = 10.0
 """A flow must be back within this."""
 LOST_S = 45.0
 """Whoever is not back within this never will be; the first start waits for the first rows, too."""
+BACK_S = 30.0
+"""After an outage clients wait for up to some seconds between two attempts."""
 EARLY = 0.3
 """Share of the kills that may come before the flow has resumed."""
 
@@ -69,7 +71,7 @@ def resumed(world: World, unit: Unit, resumes: Resumes | None = None) -> Steps:
         SlowResumeError: when that takes too long.
     """
     parts = world.partitions_of(unit)
-    while not world.watch.heard_since(unit.began_ms, parts):
+    while not world.heard_since(unit.began_ms, parts):
         unit.check_alive()
         took_s = (now_ms() - unit.began_ms) / 1_000
         if took_s > LOST_S:
@@ -102,3 +104,31 @@ def together(*steps: Steps, also: Callable[[], None] = lambda: None) -> None:
         going = [each for each in going if next(each, done) is not done]
         also()
         time.sleep(POLL_S)
+
+
+def run_until_resumed(made: World, *units: Unit) -> None:
+    """Starts units and waits until what they write is visible."""
+    for unit in units:
+        unit.start()
+    together(*(resumed(made, unit) for unit in units))
+
+
+def live_on(made: World, seconds: float) -> None:
+    """Lets all units live for a while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for unit in made.units:
+            unit.check_alive()
+        time.sleep(POLL_S)
+
+
+def wait_for_vectors(made: World) -> float:
+    """Waits until every partition of the output goes on, and gives the seconds it took."""
+    since_ms = now_ms()
+    every = range(made.shape.partitions)
+    while not made.heard_since(since_ms, every):
+        live_on(made, POLL_S)
+        assert now_ms() - since_ms < 1_000 * BACK_S, "vectors must come again"
+    took_s = (now_ms() - since_ms) / 1_000
+    assert took_s < BACK_S
+    return took_s

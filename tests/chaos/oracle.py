@@ -222,6 +222,11 @@ def in_one_go(bars: pl.DataFrame, news: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def latest(vectors: pl.DataFrame) -> pl.DataFrame:
+    """The newest vector of each instrument and timeframe."""
+    return vectors.sort(KEY).unique(KEY[:2], keep="last", maintain_order=True)
+
+
 # -- what came out --------------------------------------------------------------------------------
 
 

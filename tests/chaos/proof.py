@@ -1,4 +1,4 @@
-"""Holds what a flow has written against what must come of its whole input."""
+"""Holds what a flow has written, wherever that is, against what must come of its whole input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import polars as pl
 
 from tests.chaos import log, oracle
 from tests.chaos.log import Entry
+from tests.chaos.places import ONLINE
 from tests.chaos.sets import MAX_DELAY_NS
 from tests.chaos.watch import now_ms, until
 from tests.chaos.world import World
@@ -61,12 +62,16 @@ def letters(world: World, stream: str, kind: str) -> list[Entry]:
 
 def problems(world: World, must: Truth) -> list[str]:
     """Everything that is wrong with the output, in words."""
-    said = []
-    found = oracle.read_vectors(log.chunks(world.bootstrap, world.vectors))
-    said += oracle.compare_keys(found, must.vectors)
-    said += oracle.compare_values(found, must.vectors, oracle.FORMULAS, RELATIVE)
-    in_bits = oracle.compare_values(found, must.in_one_go, oracle.IN_BITS, 0)
-    said += [f"against an engine in one go, in bits: {each}" for each in in_bits]
+    said = messages_problems(world, must) if world.watch is not None else []
+    shape, table, online = world.shape, world.places.table, world.places.online
+    if table is not None:
+        said += table.problems(must.vectors, must.in_one_go, shape.partitions, RELATIVE)
+    if online is not None:
+        newest = oracle.latest(must.vectors), oracle.latest(must.in_one_go)
+        said += online.problems(*newest, shape.instruments, RELATIVE)
+        assert world.online_watch is not None
+        early = ONLINE in world.places.early
+        said += world.online_watch.problems(None if early else must.in_one_go)
     for stream, given in must.inputs.items():
         for kind, expected in (("dlq", given.bad), ("late", given.late)):
             wrong = oracle.same_letters(letters(world, stream, kind), expected, oracle.PLACE)
@@ -74,9 +79,24 @@ def problems(world: World, must: Truth) -> list[str]:
     return said
 
 
+def messages_problems(world: World, must: Truth) -> list[str]:
+    """Everything that is wrong with the vectors in Kafka, in words."""
+    said = []
+    found = oracle.read_vectors(log.chunks(world.bootstrap, world.vectors))
+    said += oracle.compare_keys(found, must.vectors)
+    said += oracle.compare_values(found, must.vectors, oracle.FORMULAS, RELATIVE)
+    in_bits = oracle.compare_values(found, must.in_one_go, oracle.IN_BITS, 0)
+    return said + [f"against an engine in one go, in bits: {each}" for each in in_bits]
+
+
 def wait_complete(world: World, must: Truth, quiet_s: float = QUIET_S) -> None:
     """Waits until the output has all it must have, or nothing comes any more."""
-    world.watch.wait_complete(len(must.vectors), quiet_s)
+    if world.watch is not None:
+        world.watch.wait_complete(len(must.vectors), quiet_s)
+    if (table := world.places.table) is not None:
+        table.wait_complete(len(must.vectors), quiet_s)
+    if (online := world.places.online) is not None:
+        online.wait_complete(oracle.latest(must.vectors), quiet_s)
 
 
 def prove(world: World, quiet_s: float = QUIET_S) -> Truth:

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.chaos.account import account_problems
 from tests.chaos.conftest import MEASURED
-from tests.chaos.kills import resumed, together
+from tests.chaos.kills import live_on, run_until_resumed, wait_for_vectors
 from tests.chaos.messages import Shape
 from tests.chaos.proof import prove
-from tests.chaos.watch import POLL_S, now_ms
 from tests.chaos.world import World, world
 
 SHAPE = Shape(instruments=400, news_per_s=160)
 MESSAGE_TIMEOUT_S = 4.0
 LONG_S = 3 * MESSAGE_TIMEOUT_S
-BACK_S = 30.0
-"""After an outage clients wait for up to some seconds between two attempts."""
-
-
-def live_on(made: World, seconds: float) -> None:
-    """Lets all units live for a while."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        for unit in made.units:
-            unit.check_alive()
-        time.sleep(POLL_S)
 
 
 def test_a_flow_survives_brokers_that_die(private_kafka, tmp_path, record_property):
     with world(private_kafka.bootstrap, tmp_path, shape=SHAPE) as made:
         units = made.make_units(2)
         made.start_feed()
-        for unit in units:
-            unit.start()
-        together(*(resumed(made, unit) for unit in units))
+        run_until_resumed(made, *units)
         took_s = []
         for _ in range(3):
             live_on(made, made.chance.uniform(0.5, 3.0))
@@ -55,9 +39,7 @@ def test_a_flow_survives_an_outage_longer_than_messages_may_wait(
     with world(private_kafka.bootstrap, tmp_path, shape=SHAPE, properties=waits) as made:
         units = made.make_units(2)
         made.start_feed()
-        for unit in units:
-            unit.start()
-        together(*(resumed(made, unit) for unit in units))
+        run_until_resumed(made, *units)
         live_on(made, 2)
         private_kafka.kill()
         live_on(made, LONG_S)
@@ -79,15 +61,3 @@ def come_back(made: World, broker) -> float:
     """Starts the broker; gives how long it took from there until all partitions go on."""
     broker.start()
     return wait_for_vectors(made)
-
-
-def wait_for_vectors(made: World) -> float:
-    """Waits until every partition of the output goes on, and gives the seconds it took."""
-    since_ms = now_ms()
-    every = range(made.shape.partitions)
-    while not made.watch.heard_since(since_ms, every):
-        live_on(made, POLL_S)
-        assert now_ms() - since_ms < 1_000 * BACK_S, "vectors must come again"
-    took_s = (now_ms() - since_ms) / 1_000
-    assert took_s < BACK_S
-    return took_s

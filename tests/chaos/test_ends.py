@@ -16,7 +16,7 @@ from dataflows.demo import REFUSED
 from tests.chaos.account import account_problems
 from tests.chaos.conftest import MEASURED
 from tests.chaos.flow import Unit
-from tests.chaos.kills import resumed, together
+from tests.chaos.kills import run_until_resumed
 from tests.chaos.messages import Shape
 from tests.chaos.proof import prove
 from tests.chaos.watch import now_ms, until
@@ -24,13 +24,6 @@ from tests.chaos.world import World, world
 
 SHAPE = Shape(instruments=400, news_per_s=160)
 REFUSED_S = 15.0
-
-
-def run_until_resumed(made: World, *units: Unit) -> None:
-    """Starts units and waits until what they write is visible."""
-    for unit in units:
-        unit.start()
-    together(*(resumed(made, unit) for unit in units))
 
 
 def free_port() -> int:

@@ -9,11 +9,10 @@ import pytest
 
 from tests.chaos import sabotage
 from tests.chaos.flow import FailedFlowError
-from tests.chaos.kills import SlowResumeError, resumed, together
+from tests.chaos.kills import SlowResumeError, resumed, together, wait_for_vectors
 from tests.chaos.messages import Shape
 from tests.chaos.proof import NotProvenError, prove
 from tests.chaos.sabotage import BROKEN, LONG, SHORT
-from tests.chaos.test_broker import wait_for_vectors
 from tests.chaos.test_ends import fork
 from tests.chaos.world import World, world
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +20,9 @@ from dataflows.topics import apply, wanted_topics
 from tests.chaos import log
 from tests.chaos.flow import ROOT, Unit
 from tests.chaos.messages import Shape
+from tests.chaos.online import OnlineWatch
+from tests.chaos.places import KAFKA, Places
+from tests.chaos.tables import TableWatch
 from tests.chaos.watch import Watch
 
 SEED = "RIFFLE_CHAOS_SEED"
@@ -60,6 +63,7 @@ class World:
         shape: of what is fed.
         properties: of all Kafka clients of the flow.
         transaction: time between two commits.
+        places: where its vectors go.
         prefix: of the names of its topics.
         folder: for settings, state and logs.
     """
@@ -70,6 +74,7 @@ class World:
     shape: Shape = field(default_factory=Shape)
     properties: dict[str, str] = field(default_factory=dict)
     transaction: str = "100ms"
+    places: Places = field(default_factory=Places)
     prefix: str = field(default_factory=lambda: f"chaos-{uuid.uuid4().hex[:8]}-")
     units: list[Unit] = field(default_factory=list)
 
@@ -80,9 +85,30 @@ class World:
         self.settings = self.settings_of()
         applied = apply(self.settings, self.shape.partitions, 1)
         assert all(each.ok for each in applied), applied
-        self.watch = Watch(self.bootstrap, self.vectors, self.shape.partitions)
-        self.watch.start()
+        self.places.make(self.settings, self.folder)
+        self._start_watches()
         self.feed: Feed | None = None
+
+    def _start_watches(self) -> None:
+        places, shape = self.places, self.shape
+        self.watch: Watch | None = None
+        self.online_watch: OnlineWatch | None = None
+        self.watches: list[Watch | TableWatch | OnlineWatch] = []
+        if KAFKA in places.sinks:
+            self.watch = Watch(self.bootstrap, self.vectors, shape.partitions)
+            self.watches.append(self.watch)
+        if places.table is not None:
+            self.watches.append(TableWatch(places.table))
+        if places.online is not None:
+            self.online_watch = OnlineWatch(places.online, shape.instruments, shape.partitions)
+            self.watches.append(self.online_watch)
+        for watch in self.watches:
+            watch.start()
+
+    def heard_since(self, since_ms: int, parts: Iterable[int]) -> bool:
+        """Whether vectors of each partition have come to all places after a time."""
+        wanted = list(parts)
+        return all(watch.heard_since(since_ms, wanted) for watch in self.watches)
 
     def _toml(self) -> str:
         properties = "".join(f'"{k}" = "{v}"\n' for k, v in self.properties.items())
@@ -104,6 +130,8 @@ class World:
             [sets."{SET}"]
             topic = "{self.vectors}"
             transaction = "{self.transaction}"
+            {self.places.of_set}
+            {self.places.settings(self.folder)}
         """
 
     @property
@@ -179,7 +207,8 @@ class World:
         if self.feed is not None:
             self.feed.process.kill()
             self.feed.process.communicate()
-        self.watch.end()
+        for watch in self.watches:
+            watch.end()
         log.delete(self.bootstrap, [topic.name for topic in wanted_topics(self.settings, None)])
 
     def told(self) -> str:
