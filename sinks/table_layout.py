@@ -30,6 +30,10 @@ LONGEST_NAME = 63
 """Bytes; PostgreSQL cuts longer names off, so that two of them could become one."""
 LATEST = "_latest"
 """What the view of the newest vectors has behind the table's name."""
+PARTITION = "_p20260101"
+"""What a partition has behind it: the day with which its week begins."""
+OTHERS = frozenset({"progress", "feature_vectors", "extracted_features", "quality_log"})
+"""What else is called by a name in the schema."""
 SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 NEWEST = ("known_at_ns", "n_rows", "final")
 """Of two rows of one identity, the one in which these are greater is the newer one."""
@@ -79,8 +83,14 @@ class TableLayout:
         self.name = view_name(feature_set)
         self.columns = tuple(_columns(feature_set))
         self.key = (*join_keys(feature_set), "ts", "ts_ns")
-        for what, name in (("schema", namespace), ("table", self.name), ("view", self.latest)):
-            _check(f"{what} `{name}`", name)
+        _check(f"schema `{namespace}`", namespace)
+        _check(f"table `{self.name}`", self.name, LONGEST_NAME - len(PARTITION))
+        if self.name in OTHERS:
+            msg = (
+                f"table `{self.name}`: must not be called like another table or view of Riffle; "
+                "rename the set or its version"
+            )
+            raise LayoutError(msg)
         for column in self.columns:
             _check(f"table `{self.name}`, column `{column.name}`", column.name)
         names = self.names
@@ -159,11 +169,11 @@ def _columns(feature_set: FeatureSet) -> Iterator[Column]:
     yield Column("final", "boolean", pa.bool_())
 
 
-def _check(where: str, name: str) -> None:
+def _check(where: str, name: str, longest: int = LONGEST_NAME) -> None:
     size = len(name.encode())
-    if not 0 < size <= LONGEST_NAME:
+    if not 0 < size <= longest:
         msg = (
-            f"{where}: a name must have 1 to {LONGEST_NAME} bytes in PostgreSQL, found {size}; "
+            f"{where}: a name must have 1 to {longest} bytes in PostgreSQL, found {size}; "
             "give it a shorter one"
         )
         raise LayoutError(msg)

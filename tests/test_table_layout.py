@@ -1,5 +1,7 @@
 """The table of a set: names and types, and vectors as rows and back."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,9 +12,9 @@ from operators.batch import Labels, Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
 from operators.streams import Field, Stream
-from sinks.table_layout import NEWEST, LayoutError, TableLayout
+from sinks.table_layout import NEWEST, PARTITION, LayoutError, TableLayout
 
-NAMES = ["É$1", "'; DROP TABLE x; --", 'a"b']
+NAMES = ("É$1", "'; DROP TABLE x; --", 'a"b')
 
 
 def some_vectors(feature_set: FeatureSet, count: int = 50, seed: int = 7) -> Vectors:
@@ -58,8 +60,10 @@ def test_vectors_come_back_from_rows_bit_for_bit(name):
         kept, given = back[column].combine_chunks(), wanted[column].combine_chunks()
         assert kept.equals(given), column
         if kept.type == pa.float64():
-            bits = [np.asarray(each.fill_null(0)).view(np.int64) for each in (kept, given)]
-            np.testing.assert_array_equal(*bits)
+            bits, wanted_bits = (
+                np.asarray(each.fill_null(0)).view(np.int64) for each in (kept, given)
+            )
+            np.testing.assert_array_equal(bits, wanted_bits)
 
 
 def test_microseconds_are_rounded_down_before_1970_too():
@@ -88,9 +92,9 @@ def test_columns_follow_the_declaration():
     assert TableLayout(ALL["market"]).key == ("instrument_id", "timeframe", "ts", "ts_ns")
 
 
-def named(feature: str, **more: object) -> FeatureSet:
+def named(feature: str, **more: Any) -> FeatureSet:
     """A set with one feature."""
-    given = {"name": "probe", "version": "v1", "emit": bars, **more}
+    given: dict[str, Any] = {"name": "probe", "version": "v1", "emit": bars, **more}
     return FeatureSet(features={feature: bars.col("close")}, **given)
 
 
@@ -101,9 +105,10 @@ def named(feature: str, **more: object) -> FeatureSet:
         (named("é" * 32), "1 to 63 bytes in PostgreSQL, found 64"),
         (named("xmin"), "column `xmin`: must not be called like a column of PostgreSQL's own"),
         (named("ts_ns"), "several called ts_ns; rename the feature or the key"),
-        (named("close", name="p" * 54), "view `p+_v1_latest`: a name must have 1 to 63 bytes"),
+        (named("close", name="p" * 51), "table `p+_v1`: a name must have 1 to 53 bytes"),
+        (named("close", name="quality", version="log"), "like another table or view of Riffle"),
     ],
-    ids=["long", "long in bytes", "system column", "doubled", "long view"],
+    ids=["long", "long in bytes", "system column", "doubled", "long table", "view"],
 )
 def test_names_that_postgresql_cannot_have_are_refused(feature_set, words):
     with pytest.raises(LayoutError, match=words):
@@ -120,5 +125,5 @@ def test_a_key_with_a_zero_character_is_refused():
 def test_names_up_to_the_limit_are_taken():
     assert "x" * 63 in TableLayout(named("x" * 63)).names
     price = trades.col("price")
-    at_limit = FeatureSet("p" * 53, "v1", trades, {"price": price})
-    assert len(TableLayout(at_limit).latest) == 63
+    at_limit = FeatureSet("p" * 50, "v1", trades, {"mean": price})
+    assert len(TableLayout(at_limit).name + PARTITION) == 63
