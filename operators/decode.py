@@ -35,6 +35,7 @@ from operators.checks import (
 from operators.dead_letters import DeadLetters
 from operators.durations import NS_PER_UNIT
 from operators.kernels.hashing import hash_strings
+from operators.kernels.integers import parse_whole
 from operators.kernels.timestamps import MALFORMED, TOO_FAR, parse_rfc3339
 from operators.streams import Stream
 
@@ -47,6 +48,8 @@ STAMPS = {"ts": "end", "start_ts": "start"}
 
 Originals = Callable[[Int64s], Sequence[bytes]]
 """Gives the bytes of some rows, by index."""
+Spelled = tuple[npt.NDArray[np.uint8], Int64s]
+"""Texts as their bytes and where each begins and ends in them."""
 
 
 class RefusedInputError(ValueError):
@@ -112,7 +115,17 @@ def _text(array: pa.Array) -> tuple[pl.Series, Bools | None]:
     return texts, null if null.any() else None
 
 
-def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], Int64s]:
+def _bytes(array: pa.Array) -> tuple[Spelled, Bools | None]:
+    """Texts as bytes and their offsets, and which rows have none; the empty text is none."""
+    spelled = _buffers(array)
+    ends = spelled[1]
+    null = ends[1:] == ends[:-1]
+    if array.null_count:
+        null |= np.asarray(pc.is_null(array))
+    return spelled, null if null.any() else None
+
+
+def _buffers(array: pa.Array) -> Spelled:
     """Bytes and offsets of texts."""
     plain = array.cast(pa.large_string())
     _, offsets, data = plain.buffers()
@@ -125,15 +138,6 @@ def _buffers(array: pa.Array) -> tuple[npt.NDArray[np.uint8], Int64s]:
     held.setflags(write=False)
     ends.setflags(write=False)
     return held, ends
-
-
-def _whole(texts: pl.Series) -> tuple[Int64s, Bools]:
-    """Whole numbers that texts spell, and which do, in their one canonical spelling."""
-    numbers = texts.cast(pl.Int64, strict=False)
-    if numbers.null_count() == len(numbers):
-        return np.zeros(len(texts), np.int64), np.zeros(len(texts), np.bool_)
-    spelled = (numbers.cast(pl.String) == texts).fill_null(value=False)
-    return numbers.fill_null(0).to_numpy(), spelled.to_numpy()
 
 
 def _integers(array: pa.Array) -> Parsed:
@@ -172,10 +176,10 @@ def _numbers(array: pa.Array, text: bool) -> Parsed:
 def _ids(array: pa.Array) -> Parsed:
     """Ids as int64: whole numbers, and texts that spell one, as they are; other texts hashed."""
     if _is_text(array.type):
-        texts, null = _text(array)
-        values, whole = _whole(texts)
+        texts, null = _bytes(array)
+        values, whole = parse_whole(*texts)
         if not whole.all():
-            values = np.where(whole, values, hash_strings(*_buffers(array)))
+            values = np.where(whole, values, hash_strings(*texts))
         parsed = Parsed(values, null)
     elif pa.types.is_integer(array.type):
         parsed = _integers(array)
@@ -247,8 +251,10 @@ def _times(array: pa.Array, column: str, low_ns: int, high_ns: int) -> Parsed:
         return _scaled(_integers(array), unit_ns, low_ns, high_ns, any_unit=False)
     if not _is_text(kind):
         return _all_wrong(array, np.zeros(len(array), np.int64))
-    texts, null = _text(array)
-    values, whole = _whole(texts)
+    texts, null = _bytes(array)
+    values, whole = parse_whole(*texts)
+    if null is not None:  # the bytes of a null may be anything
+        values[null], whole[null] = 0, False
     parsed = _scaled(Parsed(values, null), unit_ns, low_ns, high_ns, any_unit=False)
     if whole.all():
         return parsed
@@ -256,7 +262,7 @@ def _times(array: pa.Array, column: str, low_ns: int, high_ns: int) -> Parsed:
     if not column.endswith("ts"):  # `ts_ms` and its like are whole numbers
         parsed.wrong = written
         return parsed
-    states, times_ns = parse_rfc3339(*_buffers(array))
+    states, times_ns = parse_rfc3339(*texts)
     near = (times_ns >= low_ns) & (times_ns <= high_ns)
     parsed.wrong = written & (states == MALFORMED)
     parsed.range = np.where(whole, _set(parsed.range), written & ((states == TOO_FAR) | ~near))
@@ -334,7 +340,7 @@ class Decoder:
             rows: at least the ``clock_columns``.
         """
         table = _as_table(rows)
-        parsed = {name: self._column(table, name) for name in self.clock_columns}
+        parsed = {name: self._column(_array(table, name), name) for name in self.clock_columns}
         clock = self._clock_of(parsed)
         return clock.values, clock.usable(table.num_rows)
 
@@ -372,7 +378,12 @@ class Decoder:
             originals: gives the bytes of some rows, by index; by default, rendered as JSON.
         """
         table = _as_table(rows)
-        parsed = {name: self._column(table, name) for name in self.columns}
+        # Asked for once: to find a column by its name costs as much as to read a few rows of it.
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        missing = pa.chunked_array([pa.nulls(table.num_rows)])
+        parsed = {
+            name: self._column(_whole(columns.get(name, missing)), name) for name in self.columns
+        }
         parsed[self.roles.time] = time = self._event_time(parsed)
 
         def show_raw(name: str, row: int) -> str:
@@ -405,9 +416,8 @@ class Decoder:
         )
         return without_unused(batch.take(checks.failed == 0)), letters
 
-    def _column(self, table: pa.Table, name: str) -> Parsed:
+    def _column(self, array: pa.Array, name: str) -> Parsed:
         """A column, in its kind."""
-        array = _array(table, name)
         if name in self.roles.times:
             # A row that says when it starts may start before the first time allowed.
             early_ns = LONGEST_SPAN_NS if name.startswith("start") else 0
@@ -443,7 +453,10 @@ def _array(table: pa.Table, name: str) -> pa.Array:
     """A column in one piece; nulls where there is none."""
     if name not in table.column_names:
         return pa.nulls(table.num_rows)
-    column = table.column(name)
+    return _whole(table.column(name))
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 

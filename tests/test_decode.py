@@ -17,6 +17,7 @@ from operators.batch import Samples
 from operators.dead_letters import Reason
 from operators.decode import NULL_ID, Decoder, RefusedInputError, decode
 from operators.kernels.hashing import hash_names
+from operators.kernels.integers import parse_whole
 from operators.kernels.timestamps import MALFORMED, READ, TOO_FAR, parse_rfc3339
 from operators.streams import Field, Stream
 
@@ -476,3 +477,33 @@ def test_an_empty_frame_gives_an_empty_batch():
     batch, dead = decoded_frame(bars, pl.DataFrame([bar()]).clear())
     assert (len(batch), len(dead)) == (0, 0)
     assert batch.series is not None
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.integers(-(2**64), 2**64).map(str),
+            st.sampled_from([-(2**63) - 1, -(2**63), 2**63 - 1, 2**63]).map(str),
+            st.sampled_from(
+                ["", "-", "0", "-0", "00", "+1", " 1", "1 ", "1e3", "1.0", "٣", "-01", "9" * 40]
+            ),
+            st.text("0123456789-+. x", max_size=21),
+        )
+    )
+)
+def test_whole_numbers_are_those_that_python_would_spell_the_same(texts):
+    encoded = [text.encode() for text in texts]
+    ends = np.concatenate([[0], np.cumsum([len(each) for each in encoded])]).astype(np.int64)
+    ends.setflags(write=False)
+    data = np.frombuffer(b"".join(encoded) or b"\0", np.uint8)
+    values, spelled = parse_whole(data, ends)
+
+    def naive(text):
+        try:
+            number = int(text)
+        except ValueError:
+            return 0, False
+        held = str(number) == text and -(2**63) <= number < 2**63
+        return (number, True) if held else (0, False)
+
+    assert list(zip(values.tolist(), spelled.tolist(), strict=True)) == [naive(t) for t in texts]
