@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 
 MASK = "[hidden]"
@@ -27,6 +32,9 @@ CONNECTION = {
 }
 """What the URL may say otherwise. Settings of the server are left to each transaction, because a
 pooler takes none at the start of a connection."""
+
+TURN_S = 10.0
+"""How long a thread waits for a connection that others have."""
 
 TRANSIENT_CLASSES = frozenset(
     {
@@ -134,7 +142,8 @@ class Database:
         """
         given = self._parts()
         defaults = {name: value for name, value in CONNECTION.items() if name not in given}
-        return psycopg.connect(self.url, **{**defaults, **options})
+        # Names may have any character, whatever the database is in.
+        return psycopg.connect(self.url, **{**defaults, **options, "client_encoding": "UTF8"})
 
     @property
     def shown(self) -> str:
@@ -170,6 +179,86 @@ class Database:
 
     def __repr__(self) -> str:
         return f"Database({self.shown!r}, schema={self.schema!r})"
+
+
+class Connections:
+    """A few connections that the threads of a process take in turns.
+
+    Args:
+        database: where they lead to.
+        most: how many there are at the same time.
+    """
+
+    def __init__(self, database: Database, most: int = 4) -> None:
+        self.database = database
+        self.most = most
+        self._turns = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._idle: list[psycopg.Connection[TupleRow]] = []
+
+    @contextmanager
+    def held(self) -> Iterator[psycopg.Connection[TupleRow]]:
+        """A connection for one thread, which commits by itself and is in no transaction.
+
+        Raises:
+            TimeoutError: when others have all of them for too long.
+            psycopg.Error: when there is none to be had.
+        """
+        if not self._turns.acquire(timeout=TURN_S):
+            msg = f"the {self.most} connections to `{self.database.shown}` were all in use"
+            raise TimeoutError(msg)
+        try:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            connection = connection or self.database.connect(autocommit=True)
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+        finally:
+            self._turns.release()
+
+    @contextmanager
+    def transaction(
+        self, settings: Mapping[str, str] | None = None
+    ) -> Iterator[psycopg.Connection[TupleRow]]:
+        """A connection in a transaction, which is committed at the end or rolled back.
+
+        Args:
+            settings: of the server, for this transaction.
+
+        Raises:
+            TimeoutError: when others have all of the connections for too long.
+            psycopg.Error: when anything fails; of what was to be committed it is unknown then
+                whether it was.
+        """
+        statements: list[sql.Composable] = [sql.SQL("BEGIN ISOLATION LEVEL READ COMMITTED")]
+        for name, value in (settings or {}).items():
+            setting = sql.Identifier(*name.split("."))
+            statements.append(sql.SQL("SET LOCAL {} = {}").format(setting, value))
+        with self.held() as connection:
+            connection.execute(sql.SQL("; ").join(statements))
+            yield connection
+            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Closes those that nobody holds; who needs one again opens it."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _give_back(self, connection: psycopg.Connection[TupleRow]) -> None:
+        try:
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.rollback()
+        except psycopg.Error:
+            connection.close()
+        if connection.closed:
+            self.close()  # the others lead to the same server
+            return
+        with self._lock:
+            self._idle.append(connection)
 
 
 def is_transient(error: BaseException) -> bool:

@@ -1,0 +1,60 @@
+"""Tables for tests of what is written to them: made from the declaration, and read back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pyarrow as pa
+
+from operators.feature_set import FeatureSet
+from sinks.table_ddl import (
+    allow_compression,
+    create_progress,
+    create_schema,
+    create_table,
+    make_hypertable,
+)
+from sinks.table_layout import TableLayout
+from sinks.table_partitions import function
+
+
+def make_tables(url: str, layout: TableLayout, *, hypertable: bool = False) -> None:
+    """Makes the table of a set, and that of progress."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            create_schema(layout.namespace),
+            function(layout.namespace),
+            *create_progress(layout.namespace),
+            *create_table(layout, partitioned=not hypertable),
+        ):
+            connection.execute(statement)
+        if hypertable:
+            connection.execute(make_hypertable(layout, "public"))
+            connection.execute(allow_compression(layout))
+
+
+def read_rows(url: str, layout: TableLayout) -> pa.Table:
+    """The rows of a table in the order of their key, by the text form, which says all bits."""
+    names = ", ".join(f'"{name}"' for name in layout.names)
+    key = ", ".join(f'"{name}"' for name in layout.key)
+    table = layout.identifier.as_string(None)
+    with psycopg.connect(url) as connection:
+        found: list[Any] = connection.execute(
+            f"SELECT {names} FROM {table} ORDER BY {key}"
+        ).fetchall()
+    columns = list(zip(*found, strict=True)) if found else [()] * len(layout.names)
+    arrays = [
+        pa.array(column, kind.arrow_type)
+        for column, kind in zip(columns, layout.columns, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=layout.arrow_schema)
+
+
+def settled_ns(url: str, layout: TableLayout, lane: str) -> int | None:
+    """What the table of progress says of a lane."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute(
+            f'SELECT settled_ns FROM "{layout.namespace}".progress WHERE lane = %s', (lane,)
+        ).fetchone()
+    return found[0] if found else None
