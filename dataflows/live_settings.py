@@ -282,7 +282,7 @@ class LiveSettings(BaseSettings):
         """
         given = {name: value.get_secret_value() for name, value in self.kafka.properties.items()}
         for name, path in self.kafka.property_files.items():
-            given[name] = _secret(path, f'kafka.property_files."{name}"')
+            given[name] = secret(path, f'kafka.property_files."{name}"')
         return given
 
     def database_url(self) -> str:
@@ -295,7 +295,7 @@ class LiveSettings(BaseSettings):
             msg = f"database.url: must be set, found none; in the file, or as {PREFIX}DATABASE__URL"
             raise SettingsError(msg)
         if self.database.url_file is not None:
-            return _secret(self.database.url_file, "database.url_file")
+            return secret(self.database.url_file, "database.url_file")
         assert self.database.url is not None  # noqa: S101 - one of them is there
         return self.database.url.get_secret_value()
 
@@ -336,7 +336,16 @@ def live_settings(path: Path | None = None, **given: Any) -> LiveSettings:
         raise SettingsError(msg) from None
 
 
-def _secret(path: Path, setting: str) -> str:
+def secret(path: Path, setting: str) -> str:
+    """Reads a secret from its file.
+
+    Args:
+        path: of the file.
+        setting: that names it, for messages.
+
+    Raises:
+        SettingsError: when it can't be read.
+    """
     try:
         return path.read_text(encoding="utf-8").rstrip("\n")
     except OSError as error:
