@@ -37,12 +37,13 @@ def refusals() -> tuple[type[Exception], ...]:
     from sinks.shelf import OccupiedError
     from sinks.vector_messages import UnreadableMessageError
     from sources.archive import ArchiveError
+    from sources.database import DatabaseError
     from sources.kafka_client import KafkaInputError
 
     return (
         RecoveryError, UnknownSetError, SettingsError, TopicsError, RefusedInputError,
         SnapshotMismatchError, FencedError, OwnedError, ProgressLostError, KafkaInputError,
-        DeliveryError, MissingTopicError,
+        DatabaseError, DeliveryError, MissingTopicError,
         UnsplittableError, UnreadableError, OccupiedError, UnreadableMessageError, ArchiveError,
     )  # fmt: skip
 

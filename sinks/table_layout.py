@@ -20,6 +20,7 @@ from feature_repo.names import join_keys, view_name
 from operators.batch import Int64s
 from operators.feature_set import FeatureSet
 from operators.frames import ARROW_TYPES, NAME, TIMESTAMP, schema
+from sources.database import DatabaseError
 
 SCHEMA = "riffle"
 """Where tables are, unless another schema is named."""
@@ -39,7 +40,7 @@ NEWEST = ("known_at_ns", "n_rows", "final")
 """Of two rows of one identity, the one in which these are greater is the newer one."""
 
 
-class LayoutError(ValueError):
+class LayoutError(DatabaseError):
     """A set whose table PostgreSQL could not have."""
 
 

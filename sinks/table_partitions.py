@@ -25,6 +25,11 @@ MOST_AT_ONCE = 50
 """Partitions that are made in one transaction: each holds locks until it ends, of which a server
 has some thousand."""
 FUNCTION = "ensure_partitions"
+ARGUMENTS = "(text, timestamptz[])"
+DROP = "drop_partitions"
+DROP_ARGUMENTS = "(text, timestamptz)"
+AHEAD = 4
+"""Weeks after the present one whose partitions are made before anyone asks."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -82,6 +87,64 @@ def function(namespace: str) -> sql.Composed:
         "AS {}"
     ).format(sql.Identifier(namespace, FUNCTION), sql.Literal(body))
 
+
+def drop_function(namespace: str) -> sql.Composed:
+    """The statement that makes the function which drops partitions that are too old.
+
+    It runs with the rights of its caller, so that only the owner of the table gets anywhere.
+    """
+    body = sql.SQL(_DROP_BODY).format(namespace=sql.Literal(namespace)).as_string(None)
+    return sql.SQL(
+        "CREATE OR REPLACE FUNCTION {}(table_name text, older_than timestamptz) RETURNS integer\n"
+        "LANGUAGE plpgsql\n"
+        "SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'\n"
+        "AS {}"
+    ).format(sql.Identifier(namespace, DROP), sql.Literal(body))
+
+
+def ahead(layout: TableLayout) -> sql.Composed:
+    """The statement that makes the partitions of this week and the next ones."""
+    return sql.SQL(
+        "SELECT {}({}, ARRAY(SELECT now() + i * INTERVAL '168 hours' "
+        "FROM generate_series(0, {}) i))"
+    ).format(
+        sql.Identifier(layout.namespace, FUNCTION), sql.Literal(layout.name), sql.Literal(AHEAD)
+    )
+
+
+def drop_older(layout: TableLayout, age: timedelta) -> sql.Composed:
+    """The statement that drops the partitions of a table whose vectors are all of such an age."""
+    return sql.SQL("SELECT {}({}, now() - {})").format(
+        sql.Identifier(layout.namespace, DROP), sql.Literal(layout.name), interval(age)
+    )
+
+
+def interval(span: timedelta) -> sql.Composed:
+    """A span in whole seconds, as SQL has it."""
+    whole = f"{span.days} days" if not span.seconds else f"{span.days * 86_400 + span.seconds} s"
+    return sql.SQL("INTERVAL {}").format(sql.Literal(whole))
+
+
+_DROP_BODY = r"""
+DECLARE
+    place text := {namespace};
+    part text;
+    dropped integer := 0;
+BEGIN
+    FOR part IN
+        SELECT c.relname FROM pg_inherits i
+        JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+        JOIN pg_namespace n ON n.oid = p.relnamespace
+        WHERE n.nspname = place AND p.relname = table_name AND p.relkind = 'p'
+            AND (regexp_match(pg_get_expr(c.relpartbound, c.oid), $$TO \('([^']+)'\)$$))[1]
+                ::timestamptz <= older_than
+    LOOP
+        EXECUTE format('DROP TABLE %I.%I', place, part);
+        dropped := dropped + 1;
+    END LOOP;
+    RETURN dropped;
+END
+"""
 
 _BODY = """
 DECLARE
