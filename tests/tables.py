@@ -7,7 +7,6 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from operators.feature_set import FeatureSet
 from sinks.table_ddl import (
     allow_compression,
     create_progress,
