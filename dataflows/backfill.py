@@ -113,10 +113,10 @@ def _source(settings: BackfillSettings, feature_set: FeatureSet, files: list[Fil
     streams = {stream.name: stream for stream in feature_set.streams}
     apart_ns = alignment_ns(files) if settings.alignment_ns is None else settings.alignment_ns
     return FilesSource(
-        [(streams[file.stream], file.input_file) for file in files],
+        [(streams[file.stream], file.input) for file in files],
         settings.batch_rows,
         Alignment(apart_ns),
-        {file.input_file.path: file.summary for file in files},
+        {file.input.where: file.summary for file in files},
     )
 
 

@@ -30,6 +30,7 @@ from dataflows.processes import Group, Process, free_addresses
 from dataflows.recovery_folder import RecoveryError, new_job
 from dataflows.settings import BATCH_ROWS, BackfillSettings
 from dataflows.shards import Weighed, divide
+from dataflows.table_inputs import TableInputs
 from operators.feature_set import FeatureSet
 from sinks.letters import DEAD, LATE
 from sinks.parquet import dataset_folder
@@ -102,7 +103,14 @@ def backfill(request: Request, watch: Callable[[int, int], None]) -> Result:
         FailedProcessError: when a process fails.
     """
     feature_set = named_set(request.set_name)
-    files = scan_inputs(feature_set, request.inputs)
+    with _tables(request) as tables:
+        files = scan_inputs(feature_set, request.inputs, tables)
+        return _run(request, feature_set, files, watch)
+
+
+def _run(
+    request: Request, feature_set: FeatureSet, files: list[File], watch: Callable[[int, int], None]
+) -> Result:
     with _workspace(request) as (folder, held):
         found = manifest.read(folder) if request.recovery else None
         files = _assigned(request, files, found)
@@ -131,6 +139,16 @@ def backfill(request: Request, watch: Callable[[int, int], None]) -> Result:
             drained=any(end is None or end.drained for end in ends),
             split=_split_in_words(request, files),
         )
+
+
+def _tables(request: Request) -> TableInputs:
+    """How tables are read: divided among the processes, and as far as by a run that is resumed."""
+    found = manifest.read(request.recovery) if request.recovery else None
+    known = [] if found is None else found.files
+    return TableInputs(
+        request.workers,
+        {(file.stream, file.path): file.until for file in known if file.until is not None},
+    )
 
 
 @contextmanager
@@ -176,7 +194,16 @@ def _manifest(
         cluster=request.cluster and request.workers > 1,
         shards=request.workers,
         files=[
-            manifest.InputFile(f.stream, f.name, f.path, f.size, f.mtime_ns, f.shard) for f in files
+            manifest.InputFile(
+                f.stream,
+                f.name,
+                f.path,
+                f.size,
+                f.mtime_ns,
+                f.shard,
+                f.table.until if f.table else None,
+            )
+            for f in files
         ],
     )
 

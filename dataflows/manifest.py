@@ -19,7 +19,11 @@ NAME = "manifest.json"
 
 
 class InputFile(msgspec.Struct, frozen=True):
-    """A file as a run has found it."""
+    """A file or slice of a table as a run has found it; see :class:`dataflows.inputs.File`.
+
+    Attributes:
+        until: the greatest clock that is read of a table; None for a file.
+    """
 
     stream: str
     partition: str
@@ -27,6 +31,7 @@ class InputFile(msgspec.Struct, frozen=True):
     size: int
     mtime_ns: int
     shard: int | None
+    until: str | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +127,15 @@ def _changed_files(found: Sequence[InputFile], asked: Sequence[InputFile]) -> li
         other = now.get((file.stream, file.partition))
         if other is None:
             unlike.append(f"input `{file.stream}` must still have {file.path}, found it gone")
-        elif (other.size, other.mtime_ns) != (file.size, file.mtime_ns):
+        elif (other.size, other.mtime_ns) == (file.size, file.mtime_ns):
+            continue
+        elif file.until is not None:
+            unlike.append(
+                f"{file.path} must have, up to {file.until}, the {file.size} rows that it had, "
+                f"found {other.size} or other values in them; rows that were added or changed "
+                "behind the run's back need a new run"
+            )
+        else:
             unlike.append(
                 f"{file.path} must be as it was, {file.size} bytes, got {other.size} bytes or "
                 "another time of change; put new rows into new files"

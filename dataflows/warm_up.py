@@ -68,7 +68,7 @@ def replayed(plan: Plan, files: Iterable[File], clocks: Clocks, batch_rows: int)
     streams = {stream.name: stream for stream in plan.feature_set.streams}
     engines = [Engine(plan, clocks) for _ in range(KEY_GROUPS)]
     readers = [
-        PartitionReader(streams[f.stream], f.input_file, batch_rows, summary=f.summary)
+        PartitionReader(streams[f.stream], f.input, batch_rows, summary=f.summary)
         for f in files
         if f.partition in clocks
     ]

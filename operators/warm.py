@@ -18,7 +18,7 @@ from operators.decode import decode
 from operators.engine import Engine
 from operators.expr import Expr, GridCoverage
 from operators.feature_set import FeatureSet
-from operators.kernels import numbers, objects
+from operators.kernels import copy_rows, numbers, objects
 from operators.notebook import RefusedRowsWarning
 from operators.plan import compile_plan
 from operators.route import of_groups, route
@@ -159,9 +159,24 @@ def warm_objects() -> None:
     objects.nesting(data)
 
 
+def warm_copy_rows() -> None:
+    """Runs the kernels of PostgreSQL's rows over one: a number, and an array of one."""
+    array = bytes([0, 0, 0, 1] + [0] * 8 + [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 8]) + bytes(8)
+    row = b"\0\2\0\0\0\x08" + bytes(8) + b"\0\0\0" + bytes([len(array)]) + array
+    data = np.frombuffer(row, np.uint8)
+    first, length = np.empty((2, 1), np.int64), np.empty((2, 1), np.int64)
+    copy_rows.split(data, len(data), first, length)
+    out, ends = np.empty(1, np.int64), np.empty(2, np.int64)
+    copy_rows.wide(data, first[0], length[0], out)
+    copy_rows.texts(data, first[0], length[0], ends, np.empty(8, np.uint8))
+    copy_rows.count_elements(data, first[1], length[1], ends)
+    copy_rows.elements(data, first[1], ends, out, np.zeros(1, np.bool_))
+
+
 def warm() -> None:
     """Runs every set over the rows: whole, and cut, routed and restored."""
     warm_objects()
+    warm_copy_rows()
     rows = frames()
     texts = rows["bars"].with_columns(ts=pl.lit("2020-09-13T12:26:40Z")).drop("ts_ns")
     decode(bars, texts)

@@ -13,7 +13,7 @@ from operators.dead_letters import DeadLetters
 from operators.decode import RefusedInputError
 from operators.streams import Stream
 from sources.alignment import Alignment
-from sources.files import InputFile
+from sources.files import Input
 from sources.messages import Read
 from sources.reader import PartitionReader, Position
 from sources.stop import STOP
@@ -89,7 +89,8 @@ class FilesSource(FixedPartitionedSource[Read, Position]):
         batch_rows: the most rows of a batch.
         alignment: how far partitions may be ahead of each other; shared with other sources of the
             process, if there are any.
-        summaries: of files, where there are; each saves a pass over the file's times.
+        summaries: of files, by where they are, if there are any; each saves a pass over the file's
+            times.
         folder: for temporary files; the system's by default.
 
     Raises:
@@ -98,13 +99,13 @@ class FilesSource(FixedPartitionedSource[Read, Position]):
 
     def __init__(
         self,
-        inputs: Iterable[tuple[Stream, InputFile]],
+        inputs: Iterable[tuple[Stream, Input]],
         batch_rows: int,
         alignment: Alignment,
-        summaries: Mapping[Path, FileSummary] | None = None,
+        summaries: Mapping[str, FileSummary] | None = None,
         folder: Path | None = None,
     ) -> None:
-        self._files: dict[str, tuple[Stream, InputFile]] = {}
+        self._files: dict[str, tuple[Stream, Input]] = {}
         self._batch_rows = batch_rows
         self._alignment = alignment
         self._summaries = summaries or {}
@@ -136,7 +137,7 @@ class FilesSource(FixedPartitionedSource[Read, Position]):
             file,
             self._batch_rows,
             resume_state,
-            summary=self._summaries.get(file.path),
+            summary=self._summaries.get(file.where),
             folder=self._folder,
         )
         resumed = resume_state is not None and bool(resume_state["started"])

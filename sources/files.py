@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote
 
 from operators.decode import RefusedInputError
@@ -17,6 +18,32 @@ SUFFIXES = (".parquet", ".csv", ".jsonl")
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 
+class Input(Protocol):
+    """What is read as one partition: a file, or a slice of a table."""
+
+    @property
+    def name(self) -> str:
+        """The name of its partition."""
+
+    @property
+    def where(self) -> str:
+        """What messages call it; no other input of the stream is called so."""
+
+    @property
+    def constants(self) -> dict[str, str]:
+        """Columns that all its rows have beside their own."""
+
+    @property
+    def counted(self) -> str:
+        """What its size counts."""
+
+    def size(self) -> int:
+        """By which a reader that resumes notices a change."""
+
+    def open(self, stream: Stream, block_bytes: int = BLOCK_BYTES) -> RawFile:
+        """Opens it for the rows of a stream."""
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """A file of an input.
@@ -28,6 +55,30 @@ class InputFile:
 
     path: Path
     name: str
+
+    @property
+    def where(self) -> str:
+        """What messages call it."""
+        return str(self.path)
+
+    @property
+    def counted(self) -> str:
+        """What its size counts."""
+        return "bytes"
+
+    def size(self) -> int:
+        """How large it is."""
+        return self.path.stat().st_size
+
+    def open(self, stream: Stream, block_bytes: int = BLOCK_BYTES) -> RawFile:
+        """Opens it for the rows of a stream."""
+        suffix = _checked(self).path.suffix
+        if suffix == ".parquet":
+            labels = [stream.entity] if stream.series is None else [stream.entity, stream.series]
+            return ParquetFile(self.path, labels, block_bytes)
+        if suffix == ".csv":
+            return CsvFile(self.path, block_bytes)
+        return JsonlFile(self.path, stream, block_bytes)
 
     @property
     def constants(self) -> dict[str, str]:
@@ -63,17 +114,6 @@ def list_files(root: Path) -> list[InputFile]:
         msg = f"{root}: a folder must hold {_formats()} files, found none"
         raise RefusedInputError(msg)
     return found
-
-
-def open_file(file: InputFile, stream: Stream, block_bytes: int = BLOCK_BYTES) -> RawFile:
-    """Opens a file for the rows of a stream."""
-    suffix = _checked(file).path.suffix
-    if suffix == ".parquet":
-        labels = [stream.entity] if stream.series is None else [stream.entity, stream.series]
-        return ParquetFile(file.path, labels, block_bytes)
-    if suffix == ".csv":
-        return CsvFile(file.path, block_bytes)
-    return JsonlFile(file.path, stream, block_bytes)
 
 
 def _checked(file: InputFile) -> InputFile:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from operators.batch import NO_CLOCK_NS, Int64s
 from operators.decode import Decoder
-from sources.files import InputFile
+from sources.files import Input
 from sources.parquet import ParquetFile
 from sources.rows import Lines, Place, RawFile, RawRows
 from sources.summary import with_constants
@@ -49,7 +49,7 @@ class SortedFile:
     """
 
     def __init__(
-        self, raw: RawFile, file: InputFile, decoder: Decoder, folder: Path | None = None
+        self, raw: RawFile, file: Input, decoder: Decoder, folder: Path | None = None
     ) -> None:
         self.columns = raw.columns
         self.text = raw.text
@@ -92,7 +92,7 @@ class SortedFile:
         lines = Lines.of(rows.table.column(LINE).to_pylist(), numbers)
         return self._format.parse(lines, columns), after
 
-    def _write(self, path: Path, file: InputFile, decoder: Decoder) -> None:
+    def _write(self, path: Path, file: Input, decoder: Decoder) -> None:
         place, clock_ns = self._raw.start(), NO_CLOCK_NS
         writer = None
         while not self._raw.ends_at(place):

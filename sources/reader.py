@@ -1,4 +1,4 @@
-"""One file as a partition of a stream: batches in the order of its clock, from any position."""
+"""One input as a partition of a stream: batches in the order of its clock, from any position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from operators.batch import NO_CLOCK_NS, Batch
 from operators.dead_letters import DeadLetters
 from operators.decode import RefusedInputError
 from operators.streams import Stream
-from sources.files import InputFile, open_file
+from sources.files import Input, InputFile
 from sources.ordering import SortedFile
 from sources.rows import BLOCK_BYTES, RawFile, Refused
 from sources.summary import FileSummary, decoder_of, scan, with_constants
@@ -23,7 +23,7 @@ Position = dict[str, Any]
 
 
 class PartitionReader:
-    """Reads a file as batches.
+    """Reads a file or table as batches.
 
     The first batch is empty and carries the clock of the first row, so that a file that begins late
     can wait for the others before it is read. A file that is not in the order of its clock
@@ -32,7 +32,7 @@ class PartitionReader:
 
     Args:
         stream: what its rows are.
-        path: the file.
+        path: the file, or another input.
         batch_rows: the most rows of a batch.
         resume_position: the position of an earlier reader, to go on from there.
         summary: of the file, if there is one; saves a pass over its times.
@@ -52,7 +52,7 @@ class PartitionReader:
     def __init__(
         self,
         stream: Stream,
-        path: Path | InputFile,
+        path: Path | Input,
         batch_rows: int,
         resume_position: Position | None = None,
         *,
@@ -63,12 +63,12 @@ class PartitionReader:
         if batch_rows < 1:
             msg = f"batches must have at least one row, got batch_rows={batch_rows}"
             raise ValueError(msg)
-        self.file = InputFile(path, path.name) if isinstance(path, Path) else path
+        self.file: Input = InputFile(path, path.name) if isinstance(path, Path) else path
         self.partition = self.file.name
         self._batch_rows = batch_rows
         self._folder = folder
-        self._size = self.file.path.stat().st_size
-        self._raw: RawFile = open_file(self.file, stream, block_bytes)
+        self._size = self.file.size()
+        self._raw: RawFile = self.file.open(stream, block_bytes)
         self._summary = summary
         self._opened = False
         self._started = resume_position is not None and resume_position["started"]
@@ -87,9 +87,9 @@ class PartitionReader:
     def _resume(self, position: Position) -> None:
         if position["size"] != self._size:
             msg = (
-                f"{self.file.path}: must be the file that was read before, found {self._size} "
-                f"bytes instead of {position['size']}; restore it, or start over without the "
-                "snapshot"
+                f"{self.file.where}: must be what was read before, found {self._size} "
+                f"{self.file.counted} instead of {position['size']}; restore it, or start over "
+                "without the snapshot"
             )
             raise RefusedInputError(msg)
         if self._started:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from operators.batch import NO_CLOCK_NS
 from operators.decode import Decoder
 from operators.streams import Stream
-from sources.files import InputFile, open_file
+from sources.files import Input
 from sources.rows import RawFile, RawRows
 
 SCAN_ROWS = 2**18
@@ -30,7 +30,7 @@ class FileSummary:
         entities: whom its rows are about, where asked for.
     """
 
-    file: InputFile
+    file: Input
     first_clock_ns: int
     last_clock_ns: int
     in_order: bool
@@ -38,7 +38,7 @@ class FileSummary:
     entities: tuple[str, ...] = ()
 
 
-def scan_summary(stream: Stream, files: Iterable[InputFile]) -> list[FileSummary]:
+def scan_summary(stream: Stream, files: Iterable[Input]) -> list[FileSummary]:
     """Summaries of files: when they begin and end, and whom they are about.
 
     Raises:
@@ -46,7 +46,7 @@ def scan_summary(stream: Stream, files: Iterable[InputFile]) -> list[FileSummary
     """
     summaries = []
     for file in files:
-        raw = open_file(file, stream)
+        raw = file.open(stream)
         try:
             decoder = decoder_of(stream, file, raw)
             summaries.append(scan(file, raw, decoder, with_entities=True))
@@ -55,17 +55,17 @@ def scan_summary(stream: Stream, files: Iterable[InputFile]) -> list[FileSummary
     return summaries
 
 
-def decoder_of(stream: Stream, file: InputFile, raw: RawFile) -> Decoder:
+def decoder_of(stream: Stream, file: Input, raw: RawFile) -> Decoder:
     """The decoder of a file's rows."""
     columns = list(raw.columns)
     if not columns:  # an empty file of a format without fixed columns
         columns = ["start_ts" if stream.start_stamped else "ts"]
     names = dict.fromkeys([*columns, *file.constants])
-    return Decoder(stream, names, str(file.path), text=raw.text)
+    return Decoder(stream, names, file.where, text=raw.text)
 
 
 def scan(
-    file: InputFile, raw: RawFile, decoder: Decoder, *, with_entities: bool = False
+    file: Input, raw: RawFile, decoder: Decoder, *, with_entities: bool = False
 ) -> FileSummary:
     """Reads the columns that tell the clock, and whom the rows are about."""
     wanted: Sequence[str] = decoder.clock_columns
@@ -89,7 +89,7 @@ def scan(
     return FileSummary(file, first, last, in_order, row_count, tuple(sorted(entities)))
 
 
-def with_constants(rows: RawRows, file: InputFile, columns: Sequence[str]) -> RawRows:
+def with_constants(rows: RawRows, file: Input, columns: Sequence[str]) -> RawRows:
     """Adds the columns that the file's folders give, where it has none of their names itself."""
     table = rows.table
     for name, value in file.constants.items():

@@ -255,7 +255,7 @@ def test_a_file_that_has_changed_is_refused(reader_of, tmp_path):
     reader = reader_of(TICKS, path, 5)
     reader.read()
     write(path, ticks(21))
-    with pytest.raises(RefusedInputError, match="must be the file that was read before, found"):
+    with pytest.raises(RefusedInputError, match="must be what was read before, found"):
         reader_of(TICKS, path, 5, reader.position())
 
 

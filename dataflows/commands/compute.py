@@ -12,6 +12,7 @@ from dataflows.commands.backfill import row_bar, show_account
 from dataflows.inputs import File, scan_inputs, source_facts
 from dataflows.named_sets import named_set
 from dataflows.progress import by_stream
+from dataflows.table_inputs import TableInputs
 from operators.batch import Vectors
 from operators.engine import Engine
 from operators.feature_set import FeatureSet
@@ -60,8 +61,7 @@ def compute(
     streams = {stream.name: stream for stream in feature_set.streams}
     engine = Engine(compile_plan(feature_set), [file.partition for file in files])
     readers = [
-        PartitionReader(streams[f.stream], f.input_file, batch_rows, summary=f.summary)
-        for f in files
+        PartitionReader(streams[f.stream], f.input, batch_rows, summary=f.summary) for f in files
     ]
     unread: dict[str, int] = {}
     waiting: list[Vectors] = []
@@ -96,8 +96,8 @@ def compute(
 def run(console: Console, name: str, inputs: Sequence[str], output: Path) -> None:
     """Computes a set and prints the account of rows."""
     feature_set = named_set(name)
-    files = scan_inputs(feature_set, inputs)
-    with row_bar(console, "compute") as bar:
+    with TableInputs() as tables, row_bar(console, "compute") as bar:
+        files = scan_inputs(feature_set, inputs, tables)
         found = compute(feature_set, files, output, bar.show)
     show_account(console, found.account, found.unread)
     console.print(f"[green]done[/green]: {found.vectors:,} vectors in {output}")
