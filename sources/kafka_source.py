@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from time import perf_counter
 from typing import Any
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -19,6 +18,7 @@ from sources.kafka_client import KafkaInputError, Offsets, TopicPartitionId
 from sources.kafka_log import KafkaLog
 from sources.message_decoder import MOST_BYTES, MessageDecoder
 from sources.messages import MessageReader, Messages, Read
+from sources.pace import Pace
 from sources.stop import STOP
 
 State = dict[str, Any]
@@ -29,10 +29,9 @@ when it gives none; the log is read from its position on."""
 
 SHORTEST_WAIT = timedelta(milliseconds=1)
 LONGEST_WAIT = timedelta(milliseconds=20)
+"""Between two looks at whether the others have caught up."""
 FEW = 256
 """Messages that are worth waiting for more."""
-RESTS = 3
-"""How many times as long as a few messages took, times the partitions, more of them are awaited."""
 BATCH_ROWS = 10_000
 """The most messages of a batch."""
 
@@ -198,7 +197,8 @@ class KafkaPartition(StatefulSourcePartition[Read, State]):
         # Who keeps clocks in memory must hear where a resumed partition stands.
         self._greets = self.clock_ns != NO_CLOCK_NS
         self._done = False
-        self._wait: timedelta | None = None
+        self._wait = SHORTEST_WAIT
+        self._awake: datetime | None = None
         source.alignment.join(name, self.clock_ns)
 
     @property
@@ -223,30 +223,31 @@ class KafkaPartition(StatefulSourcePartition[Read, State]):
             self._greets = False
             return [self._clock_alone()]
         if not source.alignment.may_read(self.name):
-            self._wait = min(2 * self._wait, LONGEST_WAIT) if self._wait else SHORTEST_WAIT
+            self._awake = datetime.now(UTC) + self._wait
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
             return []
-        self._wait = None
+        self._wait = SHORTEST_WAIT
+        if not source.pace.may_read(self.name, self.number):
+            self._awake = datetime.now(UTC)
+            return []
+        self._awake = None
         messages = None if self._ended() else self._reader.take(source.batch_rows)
         messages = self._before_end(messages)
         if messages is not None:
-            began_s = perf_counter()
-            read = self._read(messages)
             if len(messages) < FEW:
-                # A read costs about the same for 1 message and 100: a moment later there are more.
-                worked_s = perf_counter() - began_s
-                rest_s = RESTS * worked_s * len(source.list_parts())
-                self._wait = min(timedelta(seconds=rest_s), LONGEST_WAIT)
-            return [read]
+                self._awake = source.pace.next_round(self.number)
+            return [self._read(messages)]
         if self._ended():
             self._done = True
             source.alignment.leave(self.name)
             said = self._clock_alone()
             return [replace(said, batch=replace(said.batch, end=True))]
+        self._awake = source.pace.next_round(self.number)
         return self._ticked()
 
     def next_awake(self) -> datetime | None:
         """When to look again: the others are to catch up, or messages to become more."""
-        return None if self._wait is None else datetime.now(UTC) + self._wait
+        return self._awake
 
     def snapshot(self) -> State:
         """Where the next read begins, and what became of the rows before it."""
@@ -330,6 +331,7 @@ class KafkaSource(FixedPartitionedSource[Read, State]):
         self.alignment = alignment
         self.clock = clock
         self.batch_rows = batch_rows
+        self.pace = Pace()
         self._watch = watch
         self._inputs: dict[str, tuple[KafkaInput, int]] = {}
         for given in inputs:

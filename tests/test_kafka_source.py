@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sources.kafka_client import Connection, KafkaInputError, murmur2, resolve_o
 from sources.kafka_log import KafkaLog, OffsetGoneError
 from sources.kafka_source import KafkaInput, KafkaPartition, KafkaSource, Span, State
 from sources.messages import Messages, Read
+from sources.pace import LONGEST_ROUND_S
 from sources.stop import STOP
 from tests.services.kafka import Topics
 from tests.services.names import unique
@@ -311,14 +312,37 @@ def test_a_partition_too_far_ahead_waits_for_the_others(topic, kafka, flow):
     source = flow(name, 2, alignment=Alignment(10**6)).source()
     slow, fast = (source.build_part("in", f"ticks/{n}", None) for n in range(2))
     drain(fast, lambda reads: bool(rows(reads)))
-    assert fast.next_batch() == []
-    assert fast.next_awake() is not None
+    waits = []
+    for _ in range(7):
+        began = datetime.now(UTC)
+        assert fast.next_batch() == []
+        waits.append(fast.next_awake() - began)
+    assert waits == sorted(waits)
+    assert waits[0] < timedelta(milliseconds=10) < timedelta(milliseconds=20) <= waits[-1]
     drain(slow, lambda reads: bool(rows(reads)))
     assert fast.next_batch() == []
     slow.close()
-    fast.next_batch()
-    assert fast.next_awake() is None
     fast.close()
+
+
+def test_partitions_take_turns_by_their_number(topic, kafka, flow):
+    name = topic(2, append_time=True)
+    for number in range(2):
+        produce(kafka, name, [message(id=entities(number, 2)[0])], number)
+    source = flow(name, 2).source()
+    parts = [source.build_part("in", f"ticks/{n}", None) for n in range(2)]
+    seen: list[int] = []
+    deadline_s = time.monotonic() + 20
+    while len(seen) < 2 and time.monotonic() < deadline_s:
+        read = [n for n, part in enumerate(parts) if rows(part.next_batch())]
+        assert len(read) <= 1
+        seen += read
+    assert sorted(seen) == [0, 1]
+    soon = datetime.now(UTC) + timedelta(seconds=LONGEST_ROUND_S)
+    for part in parts:
+        part.next_batch()
+        assert part.next_awake() <= soon
+        part.close()
 
 
 def test_an_entity_in_another_partition_is_a_dead_letter(topic, kafka, flow):
