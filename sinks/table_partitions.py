@@ -60,13 +60,13 @@ def ensure_partitions(
         How many were made.
     """
     asked, made = sorted(set(weeks)), 0
-    query = sql.SQL("SELECT {}(%s, %s::timestamptz[])").format(
-        sql.Identifier(layout.namespace, FUNCTION)
-    )
+    name = sql.Identifier(layout.namespace, FUNCTION)
     for first in range(0, len(asked), MOST_AT_ONCE):
         starts = [start_of(week) for week in asked[first : first + MOST_AT_ONCE]]
+        # No parameters, for which a percent sign in a name would be taken.
+        query = sql.SQL("SELECT {}({}, {}::timestamptz[])").format(name, layout.name, starts)
         with connection.transaction():
-            found = connection.execute(query, (layout.name, starts)).fetchone()
+            found = connection.execute(query).fetchone()
             made += found[0] if found else 0
     return made
 

@@ -124,7 +124,7 @@ def _union(namespace: str, view: str, key: str, series: str, tables: Sequence[So
         "NULL::jsonb AS features, NULL::text[] AS quality, NULL::double precision AS coverage, "
         "NULL::timestamptz AS known_at, NULL::bigint AS n_rows, NULL::boolean AS final\nWHERE false"
     ).format(sql.Identifier(key), sql.Identifier(series))
-    body = sql.SQL("\nUNION ALL\n").join(selects) if selects else nothing
+    body = sql.SQL("\nUNION ALL\n").join(selects or [nothing])
     return _view(namespace, view, f"vectors of all sets whose entity is `{key}`", body)
 
 
@@ -152,8 +152,8 @@ def _quality_log(namespace: str, tables: Sequence[Source]) -> Made:
         "NULL::timestamptz AS ts, NULL::bigint AS ts_ns,\n    NULL::text AS flag, "
         "NULL::double precision AS coverage, NULL::timestamptz AS known_at, NULL::bigint AS "
         "n_rows, NULL::boolean AS final\nWHERE false"
-    )
-    body = sql.SQL("\nUNION ALL\n").join(selects) if selects else nothing
+    ).format()
+    body = sql.SQL("\nUNION ALL\n").join(selects or [nothing])
     return _view(namespace, "quality_log", "each raised quality flag of each vector", body)
 
 

@@ -8,42 +8,11 @@ import pytest
 
 from feature_repo.sets import ALL
 from feature_repo.streams import bars, trades
-from operators.batch import Labels, Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
 from operators.streams import Field, Stream
 from sinks.table_layout import NEWEST, PARTITION, LayoutError, TableLayout
-
-NAMES = ("É$1", "'; DROP TABLE x; --", 'a"b')
-
-
-def some_vectors(feature_set: FeatureSet, count: int = 50, seed: int = 7) -> Vectors:
-    """Vectors with times before and after 1970 at all nanoseconds, nulls, extremes and flags."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(0, len(NAMES), count, dtype=np.int32)
-    features = {}
-    for name, expr in feature_set.feature_exprs.items():
-        values = rng.normal(size=count) * 10.0 ** rng.integers(-300, 300, count)
-        if expr.kind == "count":
-            values = rng.integers(0, 10**6, count).astype(np.float64)
-        elif expr.kind == "flag":
-            values = rng.integers(0, 2, count).astype(np.float64)
-        else:
-            values[:3] = 5e-324, -0.0, np.nextafter(1.0, 2.0)
-        values[rng.random(count) < 0.2] = np.nan
-        features[name] = values
-    times_ns = rng.integers(-(10**18), 4 * 10**18, count)
-    return Vectors(
-        keys=Labels(codes, NAMES),
-        series=Labels(codes[::-1].copy(), NAMES) if feature_set.series else None,
-        ts_ns=times_ns,
-        features=features,
-        quality=rng.integers(0, 2 ** len(feature_set.quality), count).astype(np.int64),
-        coverage=rng.random(count),
-        known_at_ns=times_ns + rng.integers(0, 10**10, count),
-        n_rows=rng.integers(1, 10**9, count),
-        final=True,
-    )
+from tests.some_vectors import some_vectors
 
 
 @pytest.mark.parametrize("name", ALL)
