@@ -31,7 +31,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._rounds: dict[int, _Round] = {}
-        self._asked: set[str] = set()
+        self._last = ""
         self._turn: int | None = None
         self._refused: dict[int, None] = {}
 
@@ -42,11 +42,11 @@ class Pace:
             name: the partition's, among all streams.
             number: the partition's number.
         """
-        if name in self._asked or self._turn is None:  # all that are due are looked at anew
-            self._asked.clear()
+        # Bytewax looks at all that are due in the order of their names.
+        if name <= self._last or self._turn is None:
             self._turn = next(iter(self._refused), number)
             self._refused.pop(self._turn, None)
-        self._asked.add(name)
+        self._last = name
         if number != self._turn:
             self._refused.setdefault(number)
             return False
