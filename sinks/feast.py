@@ -1,191 +1,484 @@
-"""Feast's online store as a sink: the newest vector of each entity, and never an older one.
+"""The way into Feast's online stores: which of them are written past Feast, and how they are found.
 
-Feast's SQLite and PostgreSQL stores overwrite whatever they hold, so a replay would serve the past;
-they keep the time of a value in seconds, so it can't be judged by that. Each entity therefore
-carries a mark beside its values, written with them: (``ts``, ``known_at``, ``n_rows``), exact. A
-vector is written if its mark is not below that of the one served. Feast's own writers, `push` and
-`materialize`, know nothing of marks.
+Feast's own writers are slow and unguarded. `store.push` makes an object of each value, and its
+SQLite and PostgreSQL stores overwrite whatever they hold, so that a replay would serve the past;
+its Redis store drops a correction at the same time. So rows are written in Feast's form without
+it, each with a mark by which the newer one is told. What differs in a next version of Feast is
+found when a view is opened: rows are written and must come back from Feast's own reader.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feast import FeatureStore
 from feast.errors import FeatureViewNotFoundException
+from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
+from feast.infra.online_stores.helpers import (
+    _mmh3,
+    compute_table_id,
+    compute_versioned_name,
+    get_online_store_from_config,
+)
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Int64List, StringList, Value
+from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.names import join_keys, view_name
-from operators.batch import Vectors
+from operators.batch import Int64s, Labels, Vectors
 from operators.feature_set import FeatureSet
+from sinks.errors import DeliveryError
+from sinks.online_cells import KEY_VERSION, MARK, KeyEncoder, Marks, read_marks
+from sinks.online_rows import Newest, Rows
+from sinks.online_store import Fence, Fencing, ServedView, value_columns
 
-MARK = "__mark"
-"""Under this name the mark is stored; no feature can have it, for it begins with `__`."""
-
+TIMEOUT_S = 5.0
+"""How long Redis may take to answer, unless the connection string says otherwise."""
 BATCH_ENTITIES = 2_000
-"""Entities per call of the store, each call one transaction."""
+"""Entities that wait together."""
+PROBE = "__riffle_probe__"
+"""Begins the names of entities that are written to be read back, and then deleted."""
+SECRETS = ("password", "ssl_password", "sslpassword")
+MASK = "[hidden]"
 
-Key: TypeAlias = tuple[str, ...]
-Mark: TypeAlias = tuple[int, int, int]
+Given: TypeAlias = pa.Table | Vectors | pl.DataFrame
 Counts: TypeAlias = dict[str, int]
-Encoder: TypeAlias = Callable[[list[Any]], list[Value]]
 
-_ORDER = ["ts", "known_at", "n_rows"]
-_NULL, _TRUE, _FALSE = Value(), Value(bool_val=True), Value(bool_val=False)
 _INSTANT = pl.Datetime("ns", "UTC")
 
 
+# -- opening ----------------------------------------------------------------------------------
+
+
+def open_view(store: FeatureStore, feature_set: FeatureSet, probe: str = "") -> ServedView:
+    """Opens a set's view in the online store, and has Feast read what is written there.
+
+    Stores whose kind or settings the ways past Feast do not know are written through it: slower,
+    and without a fence.
+
+    Args:
+        store: a store in which the view is registered.
+        feature_set: the set.
+        probe: tells the entities that are written to be read back from those of others.
+
+    Raises:
+        LookupError: when the view is not registered.
+        DeliveryError: when Feast does not read what is written, or the store refuses it.
+        AwayError: when the store can't be reached.
+    """
+    view = _registered(store, feature_set)
+    if store.config.entity_key_serialization_version != KEY_VERSION:
+        msg = (
+            f"view `{view.name}`: entity_key_serialization_version must be {KEY_VERSION}, found "
+            f"{store.config.entity_key_serialization_version}; set it in feature_store.yaml"
+        )
+        raise DeliveryError(msg)
+    feast = _Feast(store, view)
+    served = _fast(feast, feature_set) or ProviderView(feast, feature_set)
+    try:
+        _read_back(feast, served, feature_set, f"{PROBE}{probe}")
+    except BaseException:
+        served.close()
+        raise
+    finally:
+        feast.release()
+    return served
+
+
+def _registered(store: FeatureStore, feature_set: FeatureSet) -> Any:
+    name = view_name(feature_set)
+    try:
+        return store.get_feature_view(name)
+    except FeatureViewNotFoundException:
+        msg = (
+            f"Feast sink: view `{name}` must be registered in project `{store.project}`, found "
+            "none; run `feast -c feature_repo apply` or feature_repo.store.apply"
+        )
+        raise LookupError(msg) from None
+
+
+class _Feast:
+    """Feast's own online store of one view, with connections of its own."""
+
+    def __init__(self, store: FeatureStore, view: Any) -> None:
+        self.config = store.config
+        self.settings = store.config.online_store
+        self.view = view
+        self.versioned = store.config.registry.enable_online_feature_view_versioning
+        self.online = get_online_store_from_config(self.settings)
+        if self.kind == "redis":
+            self.client()
+        elif self.kind == "postgres" and self.settings.conn_type.value == "singleton":
+            self.online._conn = _connect(self.settings)
+
+    def client(self) -> Any:
+        """Feast's client of Redis, which waits for answers only so long."""
+        client = self.online._get_client(self.settings)
+        pool = getattr(client, "connection_pool", None)  # a client of a cluster has several
+        if pool is not None:
+            for option in ("socket_timeout", "socket_connect_timeout"):
+                if pool.connection_kwargs.get(option) is None:
+                    pool.connection_kwargs[option] = TIMEOUT_S
+        return client
+
+    @property
+    def kind(self) -> str:
+        return str(self.settings.type)
+
+    @property
+    def table(self) -> str:
+        return str(compute_table_id(self.config.project, self.view, self.versioned))
+
+    def read(
+        self, keys: Sequence[bytes], names: Sequence[str]
+    ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
+        entities = [deserialize_entity_key(key, KEY_VERSION) for key in keys]
+        found: list[tuple[datetime | None, dict[str, Value] | None]] = self.online.online_read(
+            self.config, self.view, entities, list(names)
+        )
+        return found
+
+    def make_tables(self) -> None:
+        self.online.update(self.config, [], [self.view], [], [], partial=True)
+        self.release()
+
+    def hide(self, text: object) -> str:
+        shown = str(text)
+        for secret in sorted(set(self._secrets()), key=len, reverse=True):
+            shown = shown.replace(secret, MASK)
+        return shown
+
+    def _secrets(self) -> Iterator[str]:
+        given = dict(self.settings)
+        if "connection_string" in given and self.kind == "redis":
+            parts = str(given["connection_string"]).split(",")
+            given |= dict(part.split("=", 1) for part in parts if "=" in part)
+        for name, value in given.items():
+            if name in SECRETS and value:
+                yield str(value)
+
+    def release(self) -> None:
+        """Closes the connections that Feast has opened to read, and would open again."""
+        for name in ("_conn", "_conn_pool"):
+            connection = getattr(self.online, name, None)
+            if connection is not None:
+                connection.close()
+                setattr(self.online, name, None)
+
+
+def _fast(feast: _Feast, feature_set: FeatureSet) -> ServedView | None:
+    """The way past Feast, where there is one."""
+    settings = feast.settings
+    if getattr(settings, "vector_enabled", False) or getattr(
+        settings, "enable_openai_compatible_store", False
+    ):
+        return None  # there are columns that only Feast fills
+    if feast.kind == "redis" and settings.redis_type.value != "redis_cluster":
+        from sinks.online_redis import RedisNames, RedisView
+
+        name = compute_versioned_name(feast.view, feast.versioned)
+        features = [*feature_set.feature_exprs, "quality", "coverage"]
+        fields = {feature: _mmh3(f"{name}:{feature}") for feature in features}
+        names = RedisNames(feast.config.project, name, fields, settings.key_ttl_seconds or None)
+        return RedisView(feast.client(), names, feature_set, feast.hide)
+    if feast.kind == "sqlite":
+        from sinks.online_sqlite import SqliteView
+
+        path = Path(feast.online._get_db_path(feast.config))
+        return SqliteView(path, feast.table, feature_set, feast.make_tables)
+    if feast.kind == "postgres":
+        from sinks.online_postgres import PostgresView
+
+        return PostgresView(
+            partial(_connect, settings), feast.table, feature_set, feast.make_tables, feast.hide
+        )
+    return None
+
+
+def _connect(settings: Any) -> Any:
+    from feast.infra.utils.postgres.connection_utils import _get_conn_kwargs, _get_conninfo
+    from psycopg import connect
+
+    from sources.database import CONNECTION
+
+    return connect(_get_conninfo(settings), **{**CONNECTION, **_get_conn_kwargs(settings)})
+
+
+def _read_back(feast: _Feast, served: ServedView, feature_set: FeatureSet, probe: str) -> None:
+    """Writes rows and has Feast read them, so that another form of its bytes is found out."""
+    names = [*feature_set.feature_exprs, "quality", "coverage"]
+    encode = KeyEncoder(join_keys(feature_set))
+    key = [f"{probe} {number}" for number in range(len(join_keys(feature_set)))]
+    entity = encode(tuple(key))
+    rows = _probe_rows(feature_set, entity)
+    values = [Value.FromString(column[0]) for column in value_columns(feature_set, rows)]
+    wanted = dict(zip(names, values, strict=False))
+    served.write(rows, None)
+    with served.errors():
+        at, found = feast.read([entity], names)[0]
+    served.delete([entity])
+    spelled = serialize_entity_key(
+        EntityKey(
+            join_keys=join_keys(feature_set), entity_values=[Value(string_val=k) for k in key]
+        ),
+        KEY_VERSION,
+    )
+    same = {name: (found or {}).get(name) for name in names} == wanted
+    when = None if at is None else int(at.timestamp()) * 10**9
+    if not same or spelled != entity or when != rows.marks[0, 0]:
+        msg = (
+            f"view `{feast.view.name}`: Feast must read from its {feast.kind} store what was "
+            f"written there, found {found} of {at}; this version of Feast keeps values in another "
+            "form: install the version that requirements.lock names"
+        )
+        raise DeliveryError(msg)
+
+
+def _probe_rows(feature_set: FeatureSet, entity: bytes) -> Rows:
+    """A vector with a value of each kind and, where there are several of one, a null."""
+    kinds = [expr.kind for expr in feature_set.feature_exprs.values()]
+    values = {"number": -1.5e-7, "count": 300.0, "flag": 1.0}
+    features = [values[kind] for kind in kinds]
+    for place, kind in enumerate(kinds):
+        if kind in kinds[:place]:
+            features[place] = np.nan
+            break
+    at_ns = 1_700_000_000 * 10**9
+    return Rows(
+        [entity],
+        np.array([[at_ns, at_ns + 10**9, 7, 1]]),
+        np.array([features], np.float64).reshape(1, len(kinds)),
+        np.array([(1 << len(feature_set.quality)) - 1]),
+        np.array([0.5]),
+    )
+
+
+# -- the slow way ------------------------------------------------------------------------------
+
+
+class ProviderView(ServedView):
+    """A view in a store of any kind, written by Feast itself; it can keep no fence.
+
+    Args:
+        feast: the store.
+        feature_set: whose vectors are written.
+    """
+
+    fences = False
+    batch = 2_000
+
+    def __init__(self, feast: _Feast, feature_set: FeatureSet) -> None:
+        self._feast = feast
+        self._set = feature_set
+        self._names = [*feature_set.feature_exprs, "quality", "coverage", MARK]
+
+    def marks(self, keys: Sequence[bytes]) -> Marks:
+        """Has Feast read the marks of some entities."""
+        found = self._feast.read(keys, [MARK])
+        cells = [(values or {}).get(MARK, Value()).SerializeToString() for _, values in found]
+        times = [None if not ts or not values else _whole_seconds_ns(ts) for ts, values in found]
+        return read_marks(cells, times)
+
+    def write(self, rows: Rows, fencing: Fencing | None) -> bool:
+        """Has Feast write rows; not every store does so in one transaction."""
+        self._no_fence(fencing)
+        cells = [list(map(Value.FromString, each)) for each in value_columns(self._set, rows)]
+        times = [
+            pl.Series(rows.marks[:, n]).cast(pl.Datetime("ns", "UTC")).dt.cast_time_unit("us")
+            for n in (0, 1)
+        ]
+        self._feast.online.online_write_batch(
+            self._feast.config,
+            self._feast.view,
+            [
+                (
+                    deserialize_entity_key(key, KEY_VERSION),
+                    dict(zip(self._names, values, strict=True)),
+                    ts,
+                    known_at,
+                )
+                for key, ts, known_at, *values in zip(rows.keys, *times, *cells, strict=True)
+            ],
+            None,
+        )
+        return True
+
+    def fence(self, lane: str) -> Fence | None:
+        """Refuses to."""
+        self._no_fence(lane)
+        return None
+
+    def _no_fence(self, wanted: object) -> None:
+        if wanted is not None:
+            msg = (
+                f"view `{self._feast.view.name}`: the online store of a live flow must be Redis "
+                "(one server or Sentinel), SQLite or PostgreSQL, without vector search, so that "
+                "rows are written together with the lane's fence; found "
+                f"`{self._feast.kind}` with other settings or of another kind"
+            )
+            raise DeliveryError(msg)
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Leaves them: Feast deletes no single entities."""
+
+    def close(self) -> None:
+        """Closes the store."""
+        self._feast.release()
+
+
+def _whole_seconds_ns(ts: datetime) -> int:
+    """The time of a value that somebody else wrote."""
+    return int(ts.timestamp()) * 1_000_000_000
+
+
+# -- without lanes -----------------------------------------------------------------------------
+
+
 class FeastOnline:
-    """Writes vectors of one set to a store's online half, past Feast's slow path for frames.
+    """Serves vectors of one set outside a live flow: of each entity the newest, unless a newer is.
+
+    What is served is looked up with each batch, just before it is written; another writer of the
+    same entities should not be at work at that moment, for nothing keeps the two apart.
 
     Args:
         store: a store in which the set's view is registered.
         feature_set: whose vectors are written.
-        batch: entities per call of the store.
 
     Attributes:
         written: vectors written.
-        passed_over: vectors not written, since there was a newer one of their entity.
 
     Raises:
         LookupError: when the view is not registered.
     """
 
-    def __init__(
-        self, store: FeatureStore, feature_set: FeatureSet, batch: int = BATCH_ENTITIES
-    ) -> None:
-        name = view_name(feature_set)
-        try:
-            self._view = store.get_feature_view(name)
-        except FeatureViewNotFoundException:
-            msg = (
-                f"Feast sink: view `{name}` must be registered in project `{store.project}`, found "
-                "none; run `feast -c feature_repo apply` or feature_repo.store.apply"
-            )
-            raise LookupError(msg) from None
-        # The one door to the store below `push`; test_feast.py holds that it is still there.
-        self._provider = store._get_provider()
-        self._config = store.config
+    def __init__(self, store: FeatureStore, feature_set: FeatureSet) -> None:
+        self._view = open_view(store, feature_set)
         self._set = feature_set
-        self._keys = join_keys(feature_set)
-        self._encoders: dict[str, Encoder] = {
-            **{name: _ENCODERS[expr.kind] for name, expr in feature_set.feature_exprs.items()},
-            "quality": _strings,
-            "coverage": _numbers,
-        }
-        self._batch = batch
-        self._served: dict[Key, Mark] = {}
+        self._newest = Newest(feature_set)
         self.written = 0
-        self.passed_over = 0
 
-    def write(self, *vectors: pa.Table | Vectors | pl.DataFrame) -> int:
+    @property
+    def passed_over(self) -> int:
+        """Vectors not written, since there was a newer one of their entity."""
+        return self._newest.passed_over
+
+    @property
+    def waiting(self) -> int:
+        """Vectors that were taken and not written."""
+        return self._newest.waiting
+
+    def write(self, *vectors: Given) -> int:
         """Writes of each entity the newest vector, if none newer is served yet.
 
         Returns:
             The number of vectors written; all are committed.
         """
-        rows = self.newest(vectors)
-        written = sum(
-            self._write_some(rows.slice(start, self._batch))
-            for start in range(0, len(rows), self._batch)
-        )
+        self.take(vectors)
+        return self.flush()
+
+    def take(self, vectors: Iterable[Given]) -> None:
+        """Keeps of each entity the newest vector, to be written by :meth:`flush`."""
+        for some in vectors:
+            parts = [some] if isinstance(some, Vectors) else vectors_of(self._set, some)
+            for part in parts:
+                self._newest.add(part)
+
+    def flush(self) -> int:
+        """Writes what was taken, and gives how many vectors that were."""
+        written = 0
+        while len(at := self._newest.due(self._view.batch)):
+            self._newest.recall(at, self._view.marks(self._newest.keys(at)))
+            at = self._newest.worth_writing(at)
+            if len(at):
+                self._view.write(self._newest.rows(at), None)
+                self._newest.wrote(at)
+                written += len(at)
         self.written += written
-        self.passed_over += len(rows) - written
         return written
 
-    def newest(self, vectors: Iterable[pa.Table | Vectors | pl.DataFrame]) -> pl.DataFrame:
-        """Of each entity the newest vector among these, in the columns that are served."""
-        frames = [self._frame(each) for each in vectors]
-        if not frames:
-            return pl.DataFrame(schema=[*self._keys, *_ORDER, *self._encoders])
-        rows = pl.concat(frames)
-        kept = rows.sort(_ORDER).unique(self._keys, keep="last", maintain_order=True)
-        self.passed_over += len(rows) - len(kept)
-        return kept
+    def close(self) -> None:
+        """Lets go of the store."""
+        self._view.close()
 
-    def _frame(self, vectors: pa.Table | Vectors | pl.DataFrame) -> pl.DataFrame:
-        if isinstance(vectors, pl.DataFrame):
-            return vectors
-        if isinstance(vectors, Vectors):
-            from operators.frames import vectors_table
 
-            vectors = vectors_table(self._set, vectors)
-        columns = [*self._keys, *_ORDER, *self._encoders]
-        lacking = [name for name in columns if name not in vectors.column_names]
-        if lacking:
-            msg = f"Feast sink of `{self._view.name}`: vectors must have {columns}, lack {lacking}"
-            raise ValueError(msg)
-        return pl.DataFrame(vectors.select(columns)).with_columns(
-            pl.col(self._keys).cast(pl.String), pl.col("ts", "known_at").cast(_INSTANT)
+def vectors_of(feature_set: FeatureSet, table: pa.Table | pl.DataFrame) -> Iterator[Vectors]:
+    """A table of vectors as the engine has them, final ones apart from others.
+
+    Args:
+        feature_set: whose they are.
+        table: with the columns of :func:`operators.frames.schema`; those that say the same of all
+            vectors may be left out.
+
+    Raises:
+        ValueError: when it lacks a column.
+    """
+    keys = join_keys(feature_set)
+    features = list(feature_set.feature_exprs)
+    wanted = [*keys, "ts", *features, "quality", "coverage", "known_at", "n_rows"]
+    names = table.columns if isinstance(table, pl.DataFrame) else table.column_names
+    if lacking := [name for name in wanted if name not in names]:
+        msg = (
+            f"Feast sink of `{view_name(feature_set)}`: vectors must have {wanted}, lack {lacking}"
         )
+        raise ValueError(msg)
+    chosen = [*wanted, *(["final"] if "final" in names else [])]
+    frame = pl.DataFrame(table.select(chosen))
+    if "final" not in names:
+        frame = frame.with_columns(final=True)
+    for final in (False, True):
+        rows = frame.filter(pl.col("final") == final)
+        if len(rows):
+            yield Vectors(
+                keys=_labels(rows[keys[0]]),
+                series=_labels(rows[keys[1]]) if len(keys) > 1 else None,
+                ts_ns=_ns(rows["ts"]),
+                features={name: rows[name].cast(pl.Float64).to_numpy() for name in features},
+                quality=_bits(list(feature_set.quality), rows["quality"]),
+                coverage=rows["coverage"].to_numpy(),
+                known_at_ns=_ns(rows["known_at"]),
+                n_rows=rows["n_rows"].to_numpy(),
+                final=final,
+            )
 
-    def _write_some(self, rows: pl.DataFrame) -> int:
-        keys = list(zip(*(rows[name].to_list() for name in self._keys), strict=True))
-        marks = list(zip(*(rows[name].to_physical().to_list() for name in _ORDER), strict=True))
-        self._recall([key for key in keys if key not in self._served])
-        newer = [
-            row
-            for row, key in enumerate(keys)
-            if key not in self._served or marks[row] >= self._served[key]
-        ]
-        if not newer:
-            return 0
-        if len(newer) < len(rows):
-            rows = rows[newer]
-            keys, marks = [keys[row] for row in newer], [marks[row] for row in newer]
-        cells = [encode(rows[name].to_list()) for name, encode in self._encoders.items()]
-        cells.append([Value(int64_list_val=Int64List(val=mark)) for mark in marks])
-        names = [*self._encoders, MARK]
-        times = [rows[name].dt.cast_time_unit("us").to_list() for name in ("ts", "known_at")]
-        self._provider.online_write_batch(
-            self._config,
-            self._view,
-            [
-                (self._entity(key), dict(zip(names, values, strict=True)), ts, known_at)
-                for key, ts, known_at, *values in zip(keys, *times, *cells, strict=True)
-            ],
-            None,
-        )
-        self._served.update(zip(keys, marks, strict=True))
-        return len(keys)
 
-    def _recall(self, keys: Sequence[Key]) -> None:
-        """Reads the marks of what is served for keys not met yet."""
-        if not keys:
-            return
-        found = self._provider.online_read(
-            self._config, self._view, [self._entity(key) for key in keys], [MARK]
-        )
-        for key, (ts, values) in zip(keys, found, strict=True):
-            if values and MARK in values:
-                ts_ns, known_at_ns, n_rows = values[MARK].int64_list_val.val
-                self._served[key] = (ts_ns, known_at_ns, n_rows)
-            elif ts is not None:
-                self._served[key] = (_whole_seconds_ns(ts), 0, 0)
+def _labels(column: pl.Series) -> Labels:
+    names = column.cast(pl.String).unique(maintain_order=True)
+    codes = column.cast(pl.Enum(names)).to_physical().to_numpy().astype(np.int32)
+    return Labels(codes, tuple(names.to_list()))
 
-    def _entity(self, key: Key) -> EntityKey:
-        return EntityKey(join_keys=self._keys, entity_values=[Value(string_val=k) for k in key])
+
+def _ns(column: pl.Series) -> Int64s:
+    return column.cast(_INSTANT).to_physical().to_numpy()
+
+
+def _bits(names: Sequence[str], column: pl.Series) -> Int64s:
+    bit = {name: 1 << place for place, name in enumerate(names)}
+    if unknown := set(column.explode().drop_nulls().to_list()) - set(names):
+        msg = f"Feast sink: quality must name flags of the set, {names}, found {sorted(unknown)}"
+        raise ValueError(msg)
+    return np.array([sum(bit[name] for name in raised) for raised in column.to_list()], np.int64)
 
 
 class FeastSink(FixedPartitionedSink[pa.Table | Vectors, Counts]):
-    """Feeds Feast's online store from a dataflow of (key group, vectors).
+    """Feeds Feast's online store from a dataflow of (key group, vectors), such as a backfill.
 
     Takes together what comes within ``wait_s`` or until ``batch`` entities are waiting, since only
     the newest vector of each is served. All is written when a snapshot is taken. State is two
-    counts, for what is served is remembered by the store: a resumed flow reads it back.
+    counts, for what is served is remembered by the store.
 
     Args:
         open_store: opens the store; each partition has its own.
         feature_set: whose vectors come.
         partitions: how many write at once; more than one only for a store with many writers.
-        batch: entities per call of the store.
+        batch: entities that wait together.
         wait_s: how long a vector waits for company, on the clock of the wall: no value depends on
             it. Zero writes at once.
     """
@@ -213,77 +506,37 @@ class FeastSink(FixedPartitionedSink[pa.Table | Vectors, Counts]):
         self, step_id: str, for_part: str, resume_state: Counts | None
     ) -> StatefulSinkPartition[pa.Table | Vectors, Counts]:
         """Opens the store for one partition."""
-        online = FeastOnline(self._open_store(), self._set, self._batch)
-        if resume_state:
-            online.written = resume_state["written"]
-            online.passed_over = resume_state["passed_over"]
-        return _Part(online, self._batch, self._wait_s)
+        online = FeastOnline(self._open_store(), self._set)
+        return _Part(online, self._batch, self._wait_s, resume_state or {})
 
 
 class _Part(StatefulSinkPartition[pa.Table | Vectors, Counts]):
     """What waits to be written, by entity."""
 
-    def __init__(self, online: FeastOnline, batch: int, wait_s: float) -> None:
+    def __init__(self, online: FeastOnline, batch: int, wait_s: float, before: Counts) -> None:
         self._online = online
         self._batch = batch
         self._wait_s = wait_s
-        self._waiting: pl.DataFrame | None = None
-        self._since = 0.0
+        self._before = before
+        self._since: float | None = None
 
     def write_batch(self, values: list[pa.Table | Vectors]) -> None:
-        if self._waiting is None:
+        if self._since is None:
             self._since = time.monotonic()
-            self._waiting = self._online.newest(values)
-        else:
-            self._waiting = self._online.newest([self._waiting, *values])
+        self._online.take(values)
         waited_s = time.monotonic() - self._since
-        if len(self._waiting) >= self._batch or waited_s >= self._wait_s:
+        if self._online.waiting >= self._batch or waited_s >= self._wait_s:
             self._flush()
 
     def snapshot(self) -> Counts:
         self._flush()
-        return {"written": self._online.written, "passed_over": self._online.passed_over}
+        counts = {"written": self._online.written, "passed_over": self._online.passed_over}
+        return {name: count + self._before.get(name, 0) for name, count in counts.items()}
 
     def close(self) -> None:
         self._flush()
+        self._online.close()
 
     def _flush(self) -> None:
-        if self._waiting is not None:
-            self._online.write(self._waiting)
-            self._waiting = None
-
-
-def _numbers(column: list[float | None]) -> list[Value]:
-    return [_NULL if value is None else Value(double_val=value) for value in column]
-
-
-def _counts(column: list[int | None]) -> list[Value]:
-    return [_NULL if value is None else Value(int64_val=value) for value in column]
-
-
-def _flags(column: list[bool | None]) -> list[Value]:
-    return [_NULL if value is None else _TRUE if value else _FALSE for value in column]
-
-
-def _strings(column: list[list[str] | None]) -> list[Value]:
-    """Encodes lists of names, of which there are few distinct ones."""
-    known: dict[tuple[str, ...], Value] = {}
-    cells = []
-    for value in column:
-        names = tuple(value or ())
-        if names not in known:
-            known[names] = Value(string_list_val=StringList(val=names))
-        cells.append(known[names])
-    return cells
-
-
-_ENCODERS: dict[str, Encoder] = {
-    "number": _numbers,
-    "count": _counts,
-    "flag": _flags,
-}
-
-
-def _whole_seconds_ns(ts: datetime) -> int:
-    """The time of a value that somebody else wrote."""
-    return int(ts.timestamp()) * 1_000_000_000
+        self._online.flush()
+        self._since = None

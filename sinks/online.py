@@ -1,16 +1,26 @@
-"""Vectors to Feast's online store: the newest of each entity, and never an older one."""
+"""Vectors to Feast's online store: the newest of each entity, and never an older one.
+
+A lane remembers one vector for each entity that it has ever had, and so does its snapshot: what
+can be filled again after a loss must be somewhere. Nothing is forgotten here; an entity that is
+heard of no more is served as it was.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import TYPE_CHECKING, TypedDict
 
 from bytewax.outputs import StatefulSinkPartition
 
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
+from sinks.lane import Parcel
 from sinks.lanes import LanesSink
+from sinks.online_lane import OnlineLane, OnlineTenancy
+from sinks.online_rows import Newest
+from sinks.online_store import ServedView
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -21,7 +31,7 @@ class OnlineOutput:
     """Where vectors are served.
 
     Attributes:
-        open_store: opens the store, in which the set's view is registered; each lane has its own.
+        open_store: opens the store, in which the set's view is registered.
         wait_s: how long a vector waits for company, on the clock of the wall: no value depends on
             it.
         provisional: whether provisional vectors are served too.
@@ -30,21 +40,6 @@ class OnlineOutput:
     open_store: Callable[[], FeatureStore]
     wait_s: float = 0.5
     provisional: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OnlineTenancy:
-    """Who writes.
-
-    Attributes:
-        flow: name of the flow.
-        job: of the recovery directory; another one's lanes are not touched.
-        take_over: whether to go on with lanes of another job.
-    """
-
-    flow: str
-    job: str
-    take_over: bool = False
 
 
 class Held(TypedDict):
@@ -62,7 +57,37 @@ class OnlinePart(StatefulSinkPartition[Vectors, Held]):
 
     Attributes:
         name: the lane's.
+        lane: writes them; its counts are for metrics.
+        given: vectors handed over.
     """
+
+    def __init__(self, name: str, sink: OnlineSink, resumed: Held | None) -> None:
+        self.name = name
+        self.given = 0
+        self._provisional = sink.output.provisional
+        newest = Newest(sink.feature_set)
+        if resumed:
+            newest.load(resumed["newest"])
+        self.lane = OnlineLane(
+            name, sink.tenancy, newest, lambda: sink.open(name), sink.output.wait_s, sink.beat
+        )
+
+    def write_batch(self, values: list[Vectors]) -> None:
+        """Hands vectors over."""
+        for vectors in values:
+            if len(vectors) and (vectors.final or self._provisional):
+                self.given += len(vectors)
+                size = len(vectors) * 8 * (len(vectors.features) + 5)
+                self.lane.put(Parcel(vectors, {"given": self.given}, len(vectors), size))
+
+    def snapshot(self) -> Held:
+        """Waits until the store serves what was handed over, and gives the newest vectors."""
+        self.lane.flush()
+        return {"newest": self.lane.newest.dump()}
+
+    def close(self) -> None:
+        """Waits until the store serves everything."""
+        self.lane.close()
 
 
 class OnlineSink(LanesSink[Vectors, Held, OnlinePart]):
@@ -92,9 +117,23 @@ class OnlineSink(LanesSink[Vectors, Held, OnlinePart]):
     ) -> None:
         name = f"{feature_set.name}.{feature_set.version}.online"
         super().__init__(name, tenancy.flow, lanes, carried, beat)
+        self.feature_set = feature_set
         self.output = output
         self.tenancy = tenancy
         self._watch = watch
+        self._opening = Lock()
+        self._store: FeatureStore | None = None
 
     def _part(self, name: str, number: int, resumed: Held | None) -> OnlinePart:
-        raise NotImplementedError
+        part = OnlinePart(name, self, resumed)
+        self._watch(part)
+        return part
+
+    def open(self, lane: str) -> ServedView:
+        """Opens the set's view for a lane; is called by the lane's thread."""
+        from sinks.feast import open_view  # so that a flow without it does not load Feast
+
+        with self._opening:
+            if self._store is None:
+                self._store = self.output.open_store()
+        return open_view(self._store, self.feature_set, lane)
