@@ -262,7 +262,7 @@ def test_older_never_replaces_newer_however_writes_are_cut_shuffled_and_resumed(
             some = [rows.pop() for _ in range(min(len(rows), rng.randrange(1, 6)))]
             online.write(table(some))
             if rng.random() < 0.3:
-                online = FeastOnline(open_store(tmp_path / str(trial)), PROBE, batch=2)
+                online = FeastOnline(open_store(tmp_path / str(trial)), PROBE)
             for each in some:
                 mark = (each["ts"], each["known_at"], each["n_rows"])
                 newest[each["key"]] = max(newest.get(each["key"], (mark, -1)), (mark, each["ret"]))
