@@ -157,12 +157,17 @@ class Database:
     def hide(self, text: object) -> str:
         """Gives a text without the secrets of the URL."""
         shown = str(text)
-        parts = self._parts()
-        secrets = {str(parts[name]) for name in SECRETS if parts.get(name)}
-        secrets |= {quote(secret, safe="") for secret in secrets}
-        for secret in sorted(secrets, key=len, reverse=True):
+        for secret in self.secrets:
             shown = shown.replace(secret, MASK)
         return shown
+
+    @property
+    def secrets(self) -> list[str]:
+        """What must not be shown, as it is and as the URL spells it; the longest first."""
+        parts = self._parts()
+        found = {str(parts[name]) for name in SECRETS if parts.get(name)}
+        found |= {quote(secret, safe="") for secret in found}
+        return sorted(found, key=len, reverse=True)
 
     def refused(self, where: str, error: psycopg.Error) -> DatabaseError:
         """Words an error that waiting does not mend.

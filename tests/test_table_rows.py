@@ -26,7 +26,7 @@ TYPES = {
     "flags": ("text[]", pa.list_(pa.string())),
 }
 LAST_US = 253_402_300_799 * 10**6
-TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=12)
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "name": TEXT,
     "code": st.one_of(st.sampled_from(["", "A", "Bé", "😀" * 20]), TEXT),
@@ -98,7 +98,7 @@ ODD = [
 
 
 def test_numbers_keep_their_bits(connection):
-    rows = [("", "", 0, 0, number, True, []) for number in ODD]
+    rows: list[tuple[Any, ...]] = [("", "", 0, 0, number, True, []) for number in ODD]
     assert stored(connection, copied(table(rows))) == [bits(row) for row in rows]
 
 
