@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
 import psycopg
@@ -12,6 +13,7 @@ from psycopg import sql
 from operators.decode import Decoder, RefusedInputError
 from operators.streams import Stream
 from sources.copying import Column, Connection, Kind
+from sources.database import Database, DatabaseError, words
 
 WHOLE = frozenset({"int2", "int4", "int8"})
 REAL = frozenset({"float4", "float8"})
@@ -30,6 +32,17 @@ AS_SENT = {
     Kind.REALS: sql.SQL("{}::float8[]"),
 }
 """How the values of a kind are sent."""
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+US_OF_YEARS = (-62_135_596_800_000_000, 253_402_300_800_000_000)
+"""Years 1 to 9999: times beyond are never named in a query."""
+
+ADVICE = {
+    "42P01": "it was dropped or renamed: create it again, or name another one",
+    "42501": "GRANT SELECT on it",
+    "42703": "it has lost a column: add it again, or start anew",
+}
+"""What to do about errors that name an input table, by their code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +111,9 @@ class TableColumns:
 
     @property
     def order(self) -> sql.Composable:
-        """The order of the clock; rows that tie in all columns are the same rows."""
+        """The order of the clock, nulls last; rows that tie in all columns are the same rows."""
         others = [column for column in self.columns if column.name != self.clock.name]
-        keys = [sql.SQL("{} NULLS FIRST").format(sql.Identifier(self.clock.name))]
+        keys: list[sql.Composable] = [sql.Identifier(self.clock.name)]  # as an index has it
         for column in others:
             plain = sql.SQL('{} COLLATE "C"') if column.kind is Kind.TEXT else sql.SQL("{}")
             keys.append(plain.format(column.expression))
@@ -115,6 +128,23 @@ class TableColumns:
 def select(columns: Sequence[Column]) -> sql.Composable:
     """Lists what a query gives."""
     return sql.SQL(", ").join(column.expression for column in columns)
+
+
+def literal(clock: Column, value: int) -> sql.Composable:
+    """A clock's value in a query: a whole number, or microseconds since the epoch."""
+    if clock.kind is not Kind.TIME:
+        return sql.Literal(value)
+    written = (EPOCH + timedelta(microseconds=value)).isoformat()
+    return sql.SQL("{}::timestamptz").format(sql.Literal(written))
+
+
+def refused(database: Database, name: TableName, error: psycopg.Error) -> DatabaseError:
+    """Words an error about a table that waiting does not mend."""
+    where = f"table `{name}`"
+    if error.sqlstate not in ADVICE:
+        return database.refused(where, error)
+    said = f"{where}: must stay readable, found {database.hide(words(error))}"
+    return DatabaseError(f"{said}; {ADVICE[error.sqlstate]}")
 
 
 def column_types(connection: Connection, name: TableName) -> dict[str, str]:

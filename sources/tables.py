@@ -24,24 +24,25 @@ from operators.batch import NO_CLOCK_NS
 from operators.decode import TIME_UNITS, RefusedInputError
 from operators.streams import Stream
 from sources.copying import Column, Connection, CopyOut, Kind
-from sources.database import Database, DatabaseError
+from sources.database import Database
 from sources.rows import BLOCK_BYTES, Place, RawRows
 from sources.table_columns import (
+    EPOCH,
+    US_OF_YEARS,
     TableColumns,
     TableName,
     column_types,
+    literal,
+    refused,
     select,
     table_columns,
 )
 from sources.table_slice import TableSlice
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOWHERE = -(2**63)
 """In a place: rows are counted from the first."""
 MOST_HASH = 2**31 - 1
 """Of an entity, when a table is divided."""
-US_OF_YEARS = (-62_135_596_800_000_000, 253_402_300_800_000_000)
-"""Years 1 to 9999: times beyond are never named in a query."""
 SETTINGS = (
     # A reader waits while the flow is busy, and a sort may take its time.
     "SET LOCAL idle_in_transaction_session_timeout = 0",
@@ -170,7 +171,7 @@ class TableSnapshot:
                 until = _greatest(self.connection, name, columns)
             found = _groups(self.connection, name, columns, (parts, until))
         except psycopg.Error as error:
-            raise _refused(self.database, name, error) from None
+            raise refused(self.database, name, error) from None
         return [
             _facts(
                 TableSlice(str(name), part, parts, until, self.name),
@@ -218,7 +219,7 @@ class TableRows:
             self._columns = table_columns(stream, self._name, types)
         except psycopg.Error as error:
             self.close()
-            raise _refused(database, self._name, error) from None
+            raise refused(database, self._name, error) from None
         except RefusedInputError:
             self.close()
             raise
@@ -247,7 +248,7 @@ class TableRows:
             table = self._copy.read(min(count, self._slice.rows - row), self._block_bytes)
         except psycopg.Error as error:
             self._copy = None
-            raise _refused(self._database, self._name, error) from None
+            raise refused(self._database, self._name, error) from None
         if not table.num_rows:
             msg = (
                 f"table `{self._slice.name}`: must have {self._slice.rows} rows, found {row}; "
@@ -270,7 +271,9 @@ class TableRows:
         clock, parts = self._columns.clock, [_read_rows(self._columns, self._slice)]
         if place["from"] != NOWHERE:
             least = literal(clock, place["from"])
-            parts.append(sql.SQL("{} >= {}").format(sql.Identifier(clock.name), least))
+            parts.append(
+                sql.SQL("({0} >= {1} OR {0} IS NULL)").format(sql.Identifier(clock.name), least)
+            )
         query = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {} OFFSET {}").format(
             select(columns),
             self._name.identifier,
@@ -315,19 +318,6 @@ def begin(database: Database, snapshot: str | None) -> Connection:
         where = "tables as inputs"
         raise database.refused(where, error) from None
     return connection
-
-
-def _refused(database: Database, name: TableName, error: psycopg.Error) -> DatabaseError:
-    where = f"table `{name}`"
-    return database.refused(where, error)
-
-
-def literal(clock: Column, value: int) -> sql.Composable:
-    """A clock's value in a query: a whole number, or microseconds since the epoch."""
-    if clock.kind is not Kind.TIME:
-        return sql.Literal(value)
-    written = (EPOCH + timedelta(microseconds=value)).isoformat()
-    return sql.SQL("{}::timestamptz").format(sql.Literal(written))
 
 
 def _nameable(clock: Column, value: int) -> bool:

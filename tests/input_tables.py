@@ -85,7 +85,10 @@ def plain(reads: list[Read]) -> list[tuple[Any, ...]]:
     found: list[tuple[Any, ...]] = []
     for batch in (read.batch for read in reads):
         columns = [
-            [values.flat[s : s + n].tobytes() for s, n in zip(values.start, values.length)]
+            [
+                values.flat[s : s + n].tobytes()
+                for s, n in zip(values.start, values.length, strict=True)
+            ]
             if isinstance(values, Samples)
             else values.view(np.int64).tolist()
             for values in batch.columns.values()
