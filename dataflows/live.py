@@ -1,7 +1,7 @@
 """Feature sets live on Kafka: ``python -m bytewax.run dataflows.live -r state/shard-0-of-1 ...``.
 
 ```
-read --> route --> extract --> vectors: Kafka          for each set
+read --> route --> extract --> vectors: Kafka, a table, the online store    for each set
   |                   |------> letters
   |--------------------------> letters: dead and late messages
 ```
@@ -19,7 +19,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ from dataflows.dependencies import StandsStill
 from dataflows.failures import end_in_words
 from dataflows.health import Limits
 from dataflows.health_server import HealthServer, listen_address
+from dataflows.live_context import KAFKA, NAME, Context, database_of
 from dataflows.live_plan import (
     FlowPlan,
     archive_of,
@@ -42,14 +43,14 @@ from dataflows.live_plan import (
     starts_of,
 )
 from dataflows.live_settings import LiveSettings, live_settings
-from dataflows.live_state import FlowState, part_name
+from dataflows.live_sinks import letters_sink, sinks_of
+from dataflows.live_state import part_name
 from dataflows.logs import set_up_logs
 from dataflows.observed import Observed
 from dataflows.processes import die_with_parent
-from dataflows.rescale import States, carried_states
-from dataflows.seen import SeenSource, done_by
+from dataflows.rescale import carried_states
+from dataflows.seen import SeenSource
 from dataflows.settings import SettingsError
-from dataflows.timed import TimedSink
 from dataflows.topics import connection_of
 from operators.batch import Batch, Vectors
 from operators.durations import NS_PER_UNIT
@@ -57,9 +58,7 @@ from operators.engine import Refused
 from operators.extract import Donors, Extracted, extract, key_of
 from operators.feature_set import FeatureSet
 from operators.plan import compile_plan
-from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink
-from sinks.kafka_lane import Tenancy
-from sinks.kafka_letters import KafkaLettersSink, Letters, LettersPart, RefusedBy
+from sinks.kafka_letters import Letters, RefusedBy
 from sinks.kafka_progress import ProgressLog
 from sources.alignment import Alignment
 from sources.broker_clock import BrokerClock
@@ -68,10 +67,6 @@ from sources.kafka_log import KafkaLog
 from sources.kafka_source import KafkaSource, Span
 from sources.messages import Read
 from sources.stop import STOP
-
-NAME = "riffle_live"
-KAFKA = "kafka"
-"""What the flow needs, as `/health` and `/ready` call it."""
 
 log = logging.getLogger("riffle")
 
@@ -119,34 +114,6 @@ def bytewax_arguments(arguments: Sequence[str]) -> Process:
     return Process(Path(told.recovery_directory), number)
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the steps of one process share.
-
-    Attributes:
-        plan: of the flow.
-        state: whose state it is.
-        lanes: of this process.
-        carried: states of before the last change of the number of shards.
-        observed: what is shown of the process.
-    """
-
-    plan: FlowPlan
-    state: FlowState
-    lanes: Sequence[int]
-    carried: States
-    observed: Observed
-
-    @property
-    def settings(self) -> LiveSettings:
-        """Of the flow."""
-        return self.plan.settings
-
-    def states(self, step: str) -> dict[str, Any]:
-        """The carried states of a step."""
-        return self.carried.get(f"{NAME}.{step}", {})
-
-
 def build(context: Context) -> Dataflow:
     """Builds the flow of one process."""
     plan, settings = context.plan, context.settings
@@ -159,11 +126,12 @@ def build(context: Context) -> Dataflow:
         vectors = op.flat_map_batch(
             f"vectors_{feature_set.name}", extracted, _vectors(context, feature_set)
         )
-        op.output(f"kafka_{feature_set.name}", vectors, _sink(context, name, progress))
+        for place, sink in sinks_of(context, name, progress).items():
+            op.output(f"{place}_{feature_set.name}", vectors, sink)
         letters.append(
             op.flat_map_batch(f"refused_{feature_set.name}", extracted, _refused(feature_set))
         )
-    op.output("letters", op.merge("all_letters", *letters), _letters_sink(context, progress))
+    op.output("letters", op.merge("all_letters", *letters), letters_sink(context, progress))
     return flow
 
 
@@ -230,7 +198,7 @@ def _extract(
         watch=context.observed.watch_engine,
         # Lanes move only where a partition is a lane.
         donors=Donors(carried=lambda batch: states.get(key_of(int(batch.partition)))),
-        provisional=context.settings.sets[name].provisional_topic is not None,
+        provisional=context.settings.sets[name].provisional,
     )
 
 
@@ -284,48 +252,10 @@ def _unread(plan: FlowPlan) -> Callable[[list[Read]], list[tuple[str, Letters]]]
     return letters
 
 
-def _tenancy(context: Context, progress: ProgressLog, transaction_ns: int) -> Tenancy:
-    settings = context.settings
-    return Tenancy(
-        settings.name,
-        context.state.job,
-        progress,
-        take_over=settings.take_over,
-        transaction_ms=transaction_ns / 1e6,
-    )
-
-
-def _sink(context: Context, name: str, progress: ProgressLog) -> TimedSink:
-    table, feature_set = context.settings.sets[name], context.plan.sets[name]
-
-    def watch(part: KafkaPart) -> None:
-        context.observed.watch_sink(feature_set.name, partial(done_by, part))
-
-    sink = KafkaSink(
-        feature_set,
-        KafkaOutput(table.topic, table.delivery, table.form, table.provisional_topic),
-        _tenancy(context, progress, table.transaction),
-        context.lanes,
-        context.states(f"kafka_{feature_set.name}"),
-        watch,
-        context.observed.dependency(KAFKA).beat,
-    )
-    return TimedSink(sink, context.observed.durations("sink", feature_set.name))
-
-
-def _letters_sink(context: Context, progress: ProgressLog) -> TimedSink:
-    def watch(part: LettersPart) -> None:
-        context.observed.watch_sink("letters", partial(done_by, part))
-
-    sink = KafkaLettersSink(
-        context.plan.topics,
-        _tenancy(context, progress, 0),
-        context.lanes,
-        context.states("letters"),
-        watch,
-        context.observed.dependency(KAFKA).beat,
-    )
-    return TimedSink(sink, context.observed.durations("sink", "letters"))
+def secrets_of(settings: LiveSettings) -> list[str]:
+    """What must never be logged."""
+    secrets = connection_of(settings).secrets
+    return [*secrets, *(database_of(settings).secrets if settings.database else [])]
 
 
 @cache
@@ -341,7 +271,7 @@ def get_flow() -> Dataflow:
     settings = live_settings()
     if settings.parent is not None:
         die_with_parent(settings.parent)
-    set_up_logs(connection_of(settings).secrets)
+    set_up_logs(secrets_of(settings))
     end_in_words()
     process = bytewax_arguments(sys.argv[1:])
     cluster = process.number is not None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from time import perf_counter
+from typing import Any, Protocol, runtime_checkable
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
 from dataflows.observed import Observed
 from sinks.kafka import KafkaPart
-from sinks.kafka_letters import LettersPart
+from sinks.lane import Lane
 from sources.kafka_source import KafkaPartition, KafkaSource, State
 from sources.messages import Read
 
@@ -107,9 +108,19 @@ class SeenSource(FixedPartitionedSource[Read, State]):
         return _SeenPartition(part, self._observed)
 
 
-def done_by(part: KafkaPart | LettersPart) -> dict[str, float]:
-    """What a part of a Kafka sink has done."""
-    found: dict[str, float] = {"suppressed": part.suppressed}
+class Part(Protocol):
+    """A part of a sink."""
+
+    @property
+    def lane(self) -> Lane[Any] | None:
+        """The way of what it is given; None where each record goes by itself."""
+
+
+def done_by(part: Part) -> dict[str, float]:
+    """What a part of a sink has done."""
+    found: dict[str, float] = {}
+    if isinstance(part, Suppressing):
+        found["suppressed"] = part.suppressed
     if part.lane is not None:
         counts = part.lane.counts
         found |= {
@@ -122,3 +133,12 @@ def done_by(part: KafkaPart | LettersPart) -> dict[str, float]:
     elif isinstance(part, KafkaPart):
         found["records"] = part.final + part.provisional
     return found
+
+
+@runtime_checkable
+class Suppressing(Protocol):
+    """A part that leaves out what the other side has already."""
+
+    @property
+    def suppressed(self) -> int:
+        """How much that was."""

@@ -59,8 +59,13 @@ def apply(
 
 
 def open_store(repo_dir: Path | str) -> FeatureStore:
-    """Opens the store under ``repo_dir`` with the settings of ``feature_store.yaml``."""
+    """Opens the store under ``repo_dir``.
+
+    Its settings are those of the ``feature_store.yaml`` there, or else those of this package.
+    """
     root = Path(repo_dir).resolve()
+    if (root / SETTINGS.name).exists():
+        return FeatureStore(repo_path=str(root))
     (root / "data").mkdir(parents=True, exist_ok=True)
     return FeatureStore(repo_path=str(root), fs_yaml_file=SETTINGS)
 

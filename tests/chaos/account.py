@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from dataflows import live_state, rescale
-from dataflows.live import NAME
+from dataflows.live_context import NAME
 from operators.plan import compile_plan
 from operators.snapshot import restore
 from tests.chaos import oracle
