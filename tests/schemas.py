@@ -39,10 +39,15 @@ def ask(database: Database, query: str, *values: object) -> list[tuple[Any, ...]
 
 def fill(database: Database, layout: TableLayout, vectors: Vectors) -> None:
     """Copies vectors into their table."""
-    names = sql.SQL(", ").join(map(sql.Identifier, layout.names))
-    copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(layout.identifier, names)
     with database.connect(autocommit=True) as connection:
         ensure_partitions(connection, layout, weeks_of(vectors.ts_ns))
-        with connection.cursor().copy(copy) as into:
-            for piece in copied(layout.rows(vectors_table(layout.feature_set, vectors))):
-                into.write(piece)
+        copy_into(connection, layout, vectors)
+
+
+def copy_into(connection: psycopg.Connection[Any], layout: TableLayout, vectors: Vectors) -> None:
+    """Copies vectors into their table, which has partitions for them."""
+    names = sql.SQL(", ").join(map(sql.Identifier, layout.names))
+    copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(layout.identifier, names)
+    with connection.cursor().copy(copy) as into:
+        for piece in copied(layout.rows(vectors_table(layout.feature_set, vectors))):
+            into.write(piece)
