@@ -390,7 +390,7 @@ def test_partitions_and_views_are_followed_like_tables(database: str, follow: Op
         ("ALTER TABLE ohlcv RENAME TO other", "must be a table or view of the database"),
         (
             "ALTER TABLE ohlcv RENAME TO o; CREATE VIEW ohlcv AS SELECT a.* FROM o AS a, other",
-            "a view of one table, found other, o",
+            "a view of one table, found o, other",
         ),
     ],
 )
