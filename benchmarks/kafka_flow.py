@@ -1,4 +1,4 @@
-"""A live flow as it is run by users, in a process of its own, on one core."""
+"""A live flow as it is run by users, in processes of its own."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ POLL_S = 0.1
 READY_S = 60.0
 QUIET_S = 1.0
 DRAIN_S = 60.0
+STARTED_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Flow:
         arrival: where the time of arrival comes from.
         settings: of the set's table, beyond the topic.
         kafka: of the Kafka table, beyond the address.
+        shards: how many processes share the partitions.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Flow:
     arrival: str = "broker"
     settings: Mapping[str, str] | None = None
     kafka: Mapping[str, str] | None = None
+    shards: int = 1
 
     def toml(self, recovery: Path) -> str:
         """The settings as a file."""
@@ -59,7 +62,7 @@ class Flow:
             **(self.kafka or {}),
         }
         flow = {"name": self.name, "recovery": str(recovery), "listen": "", "alignment": "1h"}
-        lines = [*_pairs(flow), "[kafka]", *_pairs(kafka)]
+        lines = [*_pairs(flow), f"shards = {self.shards}", "[kafka]", *_pairs(kafka)]
         for stream, topic in self.inputs.items():
             told = {"topic": topic, "arrival": self.arrival}
             lines += [f"[inputs.{stream}]", *_pairs(told)]
@@ -81,29 +84,29 @@ class EndedError(RuntimeError):
 
 
 class Running:
-    """The process of a flow."""
+    """The processes of a flow."""
 
-    def __init__(self, flow: Flow, process: subprocess.Popen[bytes], log: Path) -> None:
+    def __init__(self, flow: Flow, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
         self.flow = flow
-        self._process = process
+        self._processes = processes
         self._log = log
-        self._usage = psutil.Process(process.pid)
+        self._usage = [psutil.Process(process.pid) for process in processes]
         self.started_s = time.monotonic()
 
     def cpu_seconds(self) -> float:
-        """Processor time that it has used."""
-        times = self._usage.cpu_times()
-        return float(times.user + times.system)
+        """Processor time that they have used."""
+        times = [each.cpu_times() for each in self._usage]
+        return float(sum(each.user + each.system for each in times))
 
     def _said(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-4_000:]
 
     def look(self) -> None:
-        """Raises what it said if it has ended."""
-        code = self._process.poll()
-        if code is not None:
-            msg = f"flow {self.flow.name} ended with code {code}: {self._said()}"
-            raise EndedError(msg)
+        """Raises what they said if one has ended."""
+        for process in self._processes:
+            if process.poll() is not None:
+                msg = f"flow {self.flow.name} ended with code {process.returncode}: {self._said()}"
+                raise EndedError(msg)
 
     def until_offsets(
         self, topic: str, count: int, patience_s: float, quiet_s: float = QUIET_S
@@ -128,18 +131,22 @@ class Running:
             consumer.close()
 
     def until_ready(self) -> None:
-        """Waits until it reads: its clock ticks then."""
+        """Waits until it reads: a clock ticks then, and all of them a moment later."""
         self.until_offsets(f"{self.flow.name}-clock", 1, READY_S, quiet_s=0)
+        if len(self._processes) > 1:
+            time.sleep(STARTED_S)
 
     def drain(self) -> None:
-        """Asks it to stop, and waits until it has."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        """Asks them to stop, and waits until they have."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes:
             try:
-                self._process.wait(DRAIN_S)
+                process.wait(DRAIN_S)
             except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+                process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -157,14 +164,15 @@ def running(flow: Flow, core: int | None) -> Iterator[Running]:
         partitions = 4
         wrong = [each for each in topics.apply(settings, partitions, 1) if not each.ok]
         assert not wrong, wrong
-        (worker,) = workers_of(settings, config, 0)
+        workers = workers_of(settings, config, 0)
         log = Path(folder) / "log"
         pin = [] if core is None else ["taskset", "-c", str(core)]
         with log.open("wb") as told:
-            process = processes.start(
-                [*pin, *worker.command], worker.environment, told, folder=ROOT
-            )
-        run = Running(flow, process, log)
+            started = [
+                processes.start([*pin, *worker.command], worker.environment, told, folder=ROOT)
+                for worker in workers
+            ]
+        run = Running(flow, started, log)
         try:
             yield run
         finally:
