@@ -187,16 +187,27 @@ def apply(
     replication: Annotated[
         int, typer.Option("--replication", help="Of the topics that are made; -1: as the brokers.")
     ] = -1,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Only print the SQL that tables need; change nothing.")
+    ] = False,
 ) -> None:
-    """Make the topics that a live flow needs and that are not there; say what is wrong with others.
+    """Make the topics and tables that a live flow needs; say what is wrong with those there are.
+
+    Tables are changed, too, when their set has gained a feature.
 
     Example: [bold]riffle apply flow.toml --partitions 8[/bold]
     """
+    from dataflows.commands import tables
     from dataflows.commands.live import apply as make
     from dataflows.live_settings import live_settings
 
     with _in_words():
-        fits = make(_console(), live_settings(config), partitions, replication)
+        settings = live_settings(config)
+        if sql:
+            fits = tables.show_sql(_console(), settings)
+        else:
+            fits = make(_console(), settings, partitions, replication)
+            fits = tables.apply(_console(), settings) and fits
     if not fits:
         raise typer.Exit(1)
 

@@ -122,11 +122,15 @@ class DatabaseTable(_Table):
         url: ``postgresql://user:password@host/database``.
         url_file: a file that holds it instead, for secrets.
         namespace: the schema of Riffle's tables.
+        compress_after: age at which TimescaleDB compresses vectors; 0 for never.
+        keep: age at which vectors are dropped; 0 to keep all.
     """
 
     url: SecretStr | None = None
     url_file: Path | None = None
     namespace: Name = "riffle"
+    compress_after: DurationNs = Field("30d", validate_default=True)
+    keep: DurationNs = 0
 
     @model_validator(mode="after")
     def _one(self) -> DatabaseTable:

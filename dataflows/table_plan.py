@@ -17,7 +17,7 @@ from sinks import table_partitions as partitions
 from sinks.table_catalog import Catalog, Declared, FoundTable, Kind
 from sinks.table_ddl import Policies
 from sinks.table_layout import Column, TableLayout
-from sinks.table_views import Made, Source, views
+from sinks.table_views import OF_VECTORS, Made, Source, views
 
 SQL_NAMES = {"timestamptz": "timestamp with time zone"}
 """Types that PostgreSQL's catalog calls otherwise."""
@@ -74,7 +74,7 @@ def plan(
     sources = {
         found.name: Source(found.name, found.kind, found.declared, _names(found))
         for found in catalog.tables.values()
-        if found.declared is not None
+        if found.declared is not None and OF_VECTORS | {*found.declared.key} <= {*_names(found)}
     }
     for layout in layouts:
         found = catalog.tables.get(layout.name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -30,6 +31,15 @@ it, so that it must not wait behind a query of an hour."""
 def wanted_tables(settings: LiveSettings) -> list[FeatureSet]:
     """The sets of a flow whose vectors go to tables."""
     return [named_set(name) for name, table in settings.sets.items() if "table" in table.sinks]
+
+
+def policies_of(settings: LiveSettings) -> Policies:
+    """What a flow's settings say of old vectors."""
+    table = settings.database
+    if table is None:
+        return Policies()
+    after, keep = (timedelta(seconds=ns // 10**9) for ns in (table.compress_after, table.keep))
+    return Policies(after or None, keep or None)
 
 
 def apply_tables(

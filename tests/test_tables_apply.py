@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
+from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
+from rich.console import Console
+from typer.testing import CliRunner
 
 from dataflows import tables
+from dataflows.cli import app
+from dataflows.commands import tables as commands
+from dataflows.live_settings import live_settings
 from dataflows.table_plan import Applied
-from dataflows.tables import apply_tables, sql_of, wanted_tables
+from dataflows.tables import apply_tables, policies_of, sql_of, wanted_tables
 from feature_repo.sets import ALL
 from feature_repo.streams import bars, trades
 from operators.batch import Labels
@@ -590,12 +598,51 @@ def test_names_of_entities_are_plain_values(database):
     assert len(ask(database, "SELECT 1 FROM S.feature_vectors")) == len(names)
 
 
-def test_the_tables_of_a_flow_are_those_of_its_sets_with_that_sink():
-    from dataflows.live_settings import live_settings
-
-    settings = live_settings(
-        kafka={"bootstrap": "x:1"},
-        database={"url": "postgresql://x/y"},
-        sets={"market": {"sinks": ["kafka", "table"]}, "asset": {}},
+@pytest.fixture
+def config(plain: Database, tmp_path: Path) -> Path:
+    """The settings of a flow with a table."""
+    path = tmp_path / "flow.toml"
+    path.write_text(
+        'kafka.bootstrap = "127.0.0.1:1"\n'
+        f'database = {{ url = "{plain.url}", namespace = "{plain.schema}", keep = "3650d" }}\n'
+        'sets.market.sinks = ["kafka", "table"]\nsets.asset = {}\n'
     )
+    return path
+
+
+def test_the_tables_of_a_flow_are_those_of_its_sets_with_that_sink(config):
+    settings = live_settings(config)
     assert wanted_tables(settings) == [ALL["market"]]
+    assert policies_of(settings) == Policies(timedelta(days=30), timedelta(days=3650))
+    settings = live_settings(kafka={"bootstrap": "x"}, sets={"market": {}})
+    assert wanted_tables(settings) == []
+    assert commands.apply(Console(file=StringIO()), settings)
+
+
+def test_the_command_shows_what_became_of_each(config, plain):
+    def apply() -> tuple[bool, str]:
+        told = StringIO()
+        fits = commands.apply(Console(file=told, width=200), live_settings(config))
+        return fits, told.getvalue()
+
+    fits, told = apply()
+    assert fits
+    assert re.search(rf"{plain.schema}.market_fs_v1 .* vectors of market fs_v1 .* made", told)
+    fits, told = apply()
+    assert fits
+    assert "made" not in told.replace("when the table was made", "")
+    ask(plain, "DROP VIEW S.market_fs_v1_latest, S.feature_vectors")
+    ask(plain, "ALTER TABLE S.market_fs_v1 DROP COLUMN coverage CASCADE")
+    fits, told = apply()
+    assert not fits
+    assert "must have the column `coverage`" in told
+
+
+def test_the_command_line_prints_the_statements(config, plain):
+    runner = CliRunner()
+    told = runner.invoke(app, ["apply", str(config), "--sql"])
+    assert told.exit_code == 0, told.output
+    assert ask(plain, VERSIONS, plain.schema) == []
+    with psycopg.connect(plain.url, autocommit=True) as connection:
+        connection.execute(told.output.encode())
+    assert {each.state for each in apply_tables(plain, [ALL["market"]])} == {"there"}
