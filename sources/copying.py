@@ -23,6 +23,7 @@ from operators.batch import Int64s
 from operators.kernels import copy_rows
 
 Connection = psycopg.Connection[TupleRow]
+Buffer = bytes | bytearray | memoryview
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 HEAD_BYTES = len(SIGNATURE) + 8
@@ -96,7 +97,7 @@ class CopyOut:
         self._poll = select.poll()
         self._poll.register(self._raw.socket, select.POLLIN)
         self._bytes = bytearray()
-        self._headed = False
+        self._headed = self._sent = False
         statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
         self._raw.send_query(statement.as_bytes(connection))
         self._result(pq.ExecStatus.COPY_OUT)
@@ -111,21 +112,32 @@ class CopyOut:
 
     def _fill(self, count: int, most_bytes: int) -> None:
         """Takes messages in, each about a row."""
-        held, raw = self._bytes, self._raw
+        held = self._bytes
         for _ in range(count):
-            size, data = raw.get_copy_data(1)
-            while size == 0:
-                self._wait()
-                raw.consume_input()
-                size, data = raw.get_copy_data(1)
-            if size < 0:
-                self._result(pq.ExecStatus.COMMAND_OK)
-                while raw.get_result() is not None:
-                    pass
+            data = self._message()
+            if data is None:
                 return
             held += data
             if len(held) >= most_bytes:
                 return
+
+    def _message(self) -> Buffer | None:
+        """What the server sends next; None when that is all."""
+        if self._sent:
+            return None
+        raw = self._raw
+        size, data = raw.get_copy_data(1)
+        while size == 0:
+            self._wait()
+            raw.consume_input()
+            size, data = raw.get_copy_data(1)
+        if size > 0:
+            return data
+        self._sent = True
+        self._result(pq.ExecStatus.COMMAND_OK)
+        while raw.get_result() is not None:
+            pass
+        return None
 
     def _wait(self) -> None:
         while not self._poll.poll(LONGEST_WAIT_MS):
@@ -139,12 +151,15 @@ class CopyOut:
             self._wait()
             raw.consume_input()
         result = raw.get_result()
-        if result is None or result.status != wanted:
-            if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-                raise error_from_result(result, encoding=self._encoding)
-            said = raw.error_message.decode(errors="replace").strip()
-            msg = said or "the server ended a COPY in an unexpected way"
-            raise psycopg.OperationalError(msg)
+        if result is not None and result.status == wanted:
+            return
+        while raw.get_result() is not None:  # else the connection would stay busy
+            pass
+        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+            raise error_from_result(result, encoding=self._encoding)
+        said = raw.error_message.decode(errors="replace").strip()
+        msg = said or "the server ended a COPY in an unexpected way"
+        raise psycopg.OperationalError(msg)
 
     def _taken(self, count: int) -> pa.Table:
         """The complete rows among the bytes, which are let go."""
@@ -161,7 +176,10 @@ class CopyOut:
         if how == copy_rows.OTHER:
             msg = f"rows must have {len(self._columns)} columns, found others"
             raise psycopg.DataError(msg)
-        self.ended = how == copy_rows.ENDED
+        if how == copy_rows.ENDED:
+            while self._message() is not None:
+                pass
+            self.ended = True
         del held[:after]
         return pa.table(
             {
