@@ -8,7 +8,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import columns, kafka, kafka_latency, memory, parquet, report, small, state
+from benchmarks import (
+    columns,
+    kafka,
+    kafka_latency,
+    memory,
+    parquet,
+    report,
+    small,
+    state,
+    tables,
+)
 from benchmarks.contest import Timing
 from benchmarks.report import Line
 
@@ -27,6 +37,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
             "memory": lambda: memory.measure(100_000, files=4, keys=100),
             "kafka": lambda: kafka.measure(4_000, 0),
             "latency": lambda: kafka_latency.measure(kafka_latency.QUICK),
+            "tables": lambda: tables.measure(10_000, 0),
         }
     return {
         "columns": lambda: columns.measure(4_000_000, rounds),
@@ -36,6 +47,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
         "memory": lambda: memory.measure(memory_rows),
         "kafka": lambda: kafka.measure(1_000_000, rounds),
         "latency": lambda: kafka_latency.measure(kafka_latency.FULL),
+        "tables": lambda: tables.measure(500_000, rounds),
     }
 
 

@@ -81,7 +81,7 @@ ADVICE = {
     "22021": "take the character that PostgreSQL cannot store out of the names",
     "3D000": "create the database",
     "3F000": "run `riffle apply`",
-    "42501": "grant this user the rights of a writer, as `riffle apply` prints them",
+    "42501": "give this user the role that it needs, of those in deploy/sql/roles.sql",
     "42703": "run `riffle apply`, which adds the columns that are missing",
     "42P01": "run `riffle apply`",
     "42P10": "run `riffle apply`, which creates the unique key",

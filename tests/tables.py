@@ -7,30 +7,14 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 
-from sinks.table_ddl import (
-    allow_compression,
-    create_progress,
-    create_schema,
-    create_table,
-    make_hypertable,
-)
+from dataflows.tables import apply_tables
 from sinks.table_layout import TableLayout
-from sinks.table_partitions import function
+from sources.database import Database
 
 
-def make_tables(url: str, layout: TableLayout, *, hypertable: bool = False) -> None:
+def make_tables(url: str, layout: TableLayout) -> None:
     """Makes the table of a set, and that of progress."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        for statement in (
-            create_schema(layout.namespace),
-            function(layout.namespace),
-            *create_progress(layout.namespace),
-            *create_table(layout, partitioned=not hypertable),
-        ):
-            connection.execute(statement)
-        if hypertable:
-            connection.execute(make_hypertable(layout, "public"))
-            connection.execute(allow_compression(layout))
+    apply_tables(Database(url, layout.namespace), [layout.feature_set])
 
 
 def read_rows(url: str, layout: TableLayout) -> pa.Table:

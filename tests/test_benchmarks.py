@@ -30,6 +30,15 @@ def test_a_quick_run_over_kafka_loses_nothing(
     assert json.loads(path.read_text(encoding="utf-8"))["lines"]
 
 
+def test_a_quick_run_over_postgres_writes_the_rows_that_a_copy_does(
+    postgres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIFFLE_TEST_POSTGRES", postgres)
+    run.main(["--quick", "--only", "tables", "--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 2
+
+
 def test_outputs_that_differ_are_refused_before_anything_is_timed() -> None:
     contenders = [
         contest.Contender(
