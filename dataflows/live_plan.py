@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dataflows import live_state
 from dataflows.live_settings import LiveSettings
@@ -29,6 +30,9 @@ from sources.kafka_client import (
 )
 from sources.kafka_source import KafkaInput
 
+if TYPE_CHECKING:
+    from sources.table_source import TableInput
+
 MS = NS_PER_UNIT["ms"]
 
 
@@ -41,8 +45,8 @@ class FlowPlan:
         connection: how its clients reach Kafka.
         sets: by their name in the settings.
         streams: by name.
-        topics: of each stream.
-        facts: of each stream's topic.
+        topics: of each stream; of one that is read from a table, the table.
+        facts: of the topic of each stream that has one.
     """
 
     settings: LiveSettings
@@ -54,13 +58,23 @@ class FlowPlan:
 
     @property
     def partitions(self) -> dict[str, int]:
-        """How many partitions each stream's topic has."""
-        return {name: facts.partitions for name, facts in self.facts.items()}
+        """How many partitions each stream's topic has; a table is one."""
+        return {
+            name: self.facts[name].partitions if name in self.facts else 1 for name in self.streams
+        }
+
+    @property
+    def tables(self) -> list[str]:
+        """The streams that are read from tables."""
+        return [name for name in self.streams if name not in self.facts]
 
     @property
     def topic_ids(self) -> dict[str, str]:
         """What tells each stream's topic from another of its name."""
-        return {name: facts.topic_id for name, facts in self.facts.items()}
+        return {
+            name: self.facts[name].topic_id if name in self.facts else live_state.TABLE
+            for name in self.streams
+        }
 
     @property
     def co_partitioned(self) -> bool:
@@ -93,6 +107,13 @@ class FlowPlan:
             given.arrival,
             self.settings.kafka.partitioner,
         )
+
+    def table_input(self, stream: str, start_us: int) -> TableInput:
+        """How a stream's table is read, from an arrival on."""
+        from sources.table_source import TableInput
+
+        poll_s = self.settings.input_of(stream).poll / NS_PER_UNIT["s"]
+        return TableInput(self.streams[stream], self.topics[stream], start_us, poll_s)
 
     def heard(self, feature_set: FeatureSet, batch: Batch) -> list[PartitionId]:
         """The partitions that the lane of a batch hears for a set."""
@@ -128,8 +149,9 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
         raise SettingsError(msg)
     connection = connection_of(settings)
     of_stream = {name: settings.topic_of(name) for name in streams}
-    facts = topic_facts(connection, of_stream.values())
-    for name, topic in of_stream.items():
+    topics = {name: t for name, t in of_stream.items() if settings.input_of(name).table is None}
+    facts = topic_facts(connection, topics.values())
+    for name, topic in topics.items():
         if settings.input_of(name).arrival == "broker" and facts[topic].append_time is False:
             msg = (
                 f"topic `{topic}`: the broker must stamp messages as it appends them, found "
@@ -143,7 +165,7 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
         sets,
         streams,
         of_stream,
-        {name: facts[topic] for name, topic in of_stream.items()},
+        {name: facts[topic] for name, topic in topics.items()},
     )
     counts = {of_stream[name]: count for name, count in plan.partitions.items()}
     if plan.co_partitioned and len(set(counts.values())) > 1:
@@ -196,10 +218,12 @@ def new_flow(plan: FlowPlan, *, cluster: bool, found: FlowState | None = None) -
 
 def _starts(plan: FlowPlan, at: str | int) -> dict[TopicPartitionId, int]:
     """The offsets at which a new flow begins to read: in the archives, where they reach further."""
-    starts = resolve_offsets(plan.connection, plan.topics.values(), at)
+    topics = {stream: plan.topics[stream] for stream in plan.facts}
+    starts = resolve_offsets(plan.connection, topics.values(), at)
+    starts |= {(plan.topics[stream], 0): _table_start_us(plan, at) for stream in plan.tables}
     if at == "latest":
         return starts
-    for stream, topic in plan.topics.items():
+    for stream, topic in topics.items():
         archive = archive_of(plan, stream)
         for number in range(plan.partitions[stream]) if archive else ():
             held = archive.bounds(number) if archive else None
@@ -209,6 +233,18 @@ def _starts(plan: FlowPlan, at: str | int) -> dict[TopicPartitionId, int]:
             if found is not None:
                 starts[topic, number] = min(found, starts[topic, number])
     return starts
+
+
+def _table_start_us(plan: FlowPlan, at: str | int) -> int:
+    """The arrival of the first row of a table that a new flow reads, microseconds since 1970."""
+    if isinstance(at, int):
+        return -(-at // NS_PER_UNIT["us"])
+    if at == "earliest":
+        return live_state.FIRST_US
+    from sources.database import Database
+    from sources.table_feed import server_time_us
+
+    return server_time_us(Database(plan.settings.database_url()))
 
 
 def archive_of(plan: FlowPlan, stream: str) -> Archive | None:

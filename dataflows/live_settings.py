@@ -97,7 +97,7 @@ class KafkaTable(_Table):
 
 
 class InputTable(_Table):
-    """The topic of a stream.
+    """The topic of a stream, or the table that it is read from as it grows.
 
     Attributes:
         topic: by default called like the stream; those of readings and windows are
@@ -107,12 +107,29 @@ class InputTable(_Table):
             as it appends them; a ``column`` of the rows; or the ``producer``'s stamp, with which
             what is late depends on when it was read.
         archive: folder in which ``riffle archive`` keeps the topic's past.
+        table: a table or view of the database, in place of a topic; names that need no quotes.
+        poll: time between two looks for new rows of the table.
     """
 
     topic: Name | None = None
     form: Literal["json", "arrow"] = "json"
     arrival: Literal["broker", "column", "producer"] = "broker"
     archive: Path | None = None
+    table: Name | None = None
+    poll: DurationNs = Field("1s", validate_default=True)
+
+    @model_validator(mode="after")
+    def _one(self) -> InputTable:
+        of_table = self.model_fields_set & {"table", "poll"}
+        of_topic = self.model_fields_set - of_table
+        if of_topic and of_table:
+            both = f"{sorted(of_topic)} and {sorted(of_table)}"
+            msg = f"must be of a topic or of a table, found {both}"
+            raise ValueError(msg)
+        if self.poll < NS_PER_UNIT["ms"]:
+            msg = "poll must be at least '1ms'"
+            raise ValueError(msg)
+        return self
 
 
 class DatabaseTable(_Table):
@@ -262,6 +279,16 @@ class LiveSettings(BaseSettings):
                 "shard reads only its own partitions, found 'none'; use one shard or a cluster"
             )
             raise ValueError(msg)
+        tables = sorted(stream for stream, given in self.inputs.items() if given.table)
+        if tables and self.kafka.partitioner != "none":
+            msg = (
+                "kafka.partitioner must be 'none' where an input is a table, which has all entities"
+                f" in one partition, found {self.kafka.partitioner!r} and tables for {tables}"
+            )
+            raise ValueError(msg)
+        if tables and self.database is None:
+            msg = f"database must be set, as inputs are tables, {tables}, found none"
+            raise ValueError(msg)
         for name, table in self.sets.items():
             for place, what in (("table", "database"), ("online", "online")):
                 if place in table.sinks and getattr(self, what) is None:
@@ -270,12 +297,12 @@ class LiveSettings(BaseSettings):
         return self
 
     def topic_of(self, stream: str) -> str:
-        """The topic of a stream."""
-        given = self.inputs.get(stream)
-        return (given.topic if given else None) or TOPICS.get(stream, stream)
+        """The topic of a stream, or its table: after it are its letters' topics named."""
+        given = self.input_of(stream)
+        return given.table or given.topic or TOPICS.get(stream, stream)
 
     def input_of(self, stream: str) -> InputTable:
-        """The settings of a stream's topic."""
+        """The settings of a stream's topic or table."""
         return self.inputs.get(stream, InputTable())
 
     def client_properties(self) -> dict[str, str]:

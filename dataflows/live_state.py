@@ -22,6 +22,10 @@ from operators.snapshot import SCHEMA_VERSION
 
 FLOW = "riffle.live/1"
 """Changes whenever a step of the flow gets another name or its state another form."""
+TABLE = "table"
+"""In place of the broker's own name for a topic, where a stream is read from a table."""
+FIRST_US = -(2**63)
+"""Where a table is begun that is read from its first row on."""
 FLOW_FILE = "flow.json"
 CLUSTER = "cluster"
 
@@ -36,13 +40,15 @@ class SetFacts(msgspec.Struct, frozen=True):
 
 
 class TopicFacts(msgspec.Struct, frozen=True):
-    """An input topic, as the state was made with.
+    """An input topic, or a table in place of one, as the state was made with.
 
     Attributes:
         topic: its name.
-        topic_id: the broker's own, which another topic of the same name does not have.
+        topic_id: the broker's own, which another topic of the same name does not have;
+            :data:`TABLE` for a table.
         partitions: how many there are.
-        starts: the offset at which the flow began to read each partition.
+        starts: the offset at which the flow began to read each partition; of a table, the arrival
+            of its first row, in microseconds since 1970.
     """
 
     topic: str
@@ -177,8 +183,10 @@ def _topic_differences(stream: str, was: TopicFacts | None, now: TopicFacts | No
     if was is None or now is None:
         return [f"stream `{stream}` must {'not ' if was is None else ''}be an input"]
     if (was.topic, was.topic_id) != (now.topic, now.topic_id):
-        again = "another topic of the same name" if was.topic == now.topic else repr(now.topic)
-        return [f"stream `{stream}` must come from topic {was.topic!r}, found {again}"]
+        again = "another topic of the same name"
+        if was.topic != now.topic or TABLE in {was.topic_id, now.topic_id}:
+            again = _place(now)
+        return [f"stream `{stream}` must come from {_place(was)}, found {again}"]
     if was.partitions != now.partitions:
         return [
             f"topic {was.topic!r} must have {was.partitions} partitions, found {now.partitions}; "
@@ -186,6 +194,10 @@ def _topic_differences(stream: str, was: TopicFacts | None, now: TopicFacts | No
             "`emit_from` where this one ended"
         ]
     return []
+
+
+def _place(facts: TopicFacts) -> str:
+    return f"{TABLE if facts.topic_id == TABLE else 'topic'} {facts.topic!r}"
 
 
 def _set_in_words(facts: SetFacts | None) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dataflows.live_plan import FlowPlan, archive_of, clock_margin_ns
+from dataflows.settings import SettingsError
 from operators.batch import NO_CLOCK_NS
 from operators.durations import NS_PER_UNIT
 from operators.engine import PartitionId
@@ -119,6 +120,13 @@ class LogInputs:
         history_ns: int | None,
         not_before: Offsets | None = None,
     ) -> None:
+        tables = sorted(stream.name for stream in feature_set.streams if stream.name in plan.tables)
+        if tables:
+            msg = (
+                f"feature set `{feature_set.name}`: must be made from topics to be computed again "
+                f"from their log, found tables for {tables}; use `riffle backfill`"
+            )
+            raise SettingsError(msg)
         self._plan = plan
         self._set = feature_set
         self._not_before = not_before or {}

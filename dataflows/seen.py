@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from time import perf_counter
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
@@ -14,6 +14,12 @@ from sinks.kafka import KafkaPart
 from sinks.lane import Lane
 from sources.kafka_source import KafkaPartition, KafkaSource, State
 from sources.messages import Read
+
+if TYPE_CHECKING:
+    from sources.table_source import TablePartition, TableSource
+
+Partition: TypeAlias = "KafkaPartition | TablePartition"
+"""What can be seen as it is read."""
 
 
 class SeenPart:
@@ -24,7 +30,7 @@ class SeenPart:
         part: the part of the source.
     """
 
-    def __init__(self, stream: str, part: KafkaPartition) -> None:
+    def __init__(self, stream: str, part: Partition) -> None:
         self.stream = stream
         self.topic = part.topic
         self.partition = part.number
@@ -60,7 +66,7 @@ class SeenPart:
 class _SeenPartition(StatefulSourcePartition[Read, State]):
     """A part of a source that tells of its reads and of the epochs."""
 
-    def __init__(self, part: KafkaPartition, observed: Observed) -> None:
+    def __init__(self, part: Partition, observed: Observed) -> None:
         stream = part.name.rpartition("/")[0]
         self._part = part
         self._observed = observed
@@ -94,7 +100,7 @@ class SeenSource(FixedPartitionedSource[Read, State]):
         observed: what is shown of the process.
     """
 
-    def __init__(self, source: KafkaSource, observed: Observed) -> None:
+    def __init__(self, source: KafkaSource | TableSource, observed: Observed) -> None:
         self._source = source
         self._observed = observed
 

@@ -112,7 +112,8 @@ def wanted_topics(settings: LiveSettings, partitions: int | None) -> list[Topic]
     for name in streams_of(sets_of(settings).values()):
         given, topic = settings.input_of(name), settings.topic_of(name)
         stamps = BROKER_STAMPS if given.arrival == "broker" else {}
-        want(Topic(topic, f"input: {name}", partitions, stamps))
+        if given.table is None:
+            want(Topic(topic, f"input: {name}", partitions, stamps))
         want(Topic(dead_topic(topic), f"dead letters of {topic}", partitions, LETTERS))
         want(Topic(late_topic(topic), f"late rows of {topic}", partitions, LETTERS))
     for name, table in settings.sets.items():

@@ -92,6 +92,26 @@ AND relation IN (SELECT oid FROM tree)
 NOW: LiteralString = "SELECT clock_timestamp(), pg_postmaster_start_time(), pg_is_in_recovery()"
 
 
+def server_time_us(database: Database) -> int:
+    """The server's clock, in microseconds since the epoch.
+
+    Raises:
+        DatabaseError: when it can't be asked.
+    """
+    try:
+        with database.connect(autocommit=True) as connection:
+            row = connection.execute(NOW).fetchone()
+    except psycopg.Error as error:
+        where = "the start of a flow"
+        raise database.refused(where, error) from None
+    assert row is not None  # noqa: S101 - such a query gives a row
+    return _us(row[0])
+
+
+def _us(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
 @dataclass(frozen=True, slots=True)
 class Arrived:
     """What has come.
@@ -286,7 +306,7 @@ class TableFeed:
         if server != self._server:
             self._horizon.forget()
             self._server = server
-        now_us = (now - EPOCH) // timedelta(microseconds=1)
+        now_us = _us(now)
         self._check_clock(now_us)
         writers = [row[0] for row in connection.execute(WRITERS, [plan.base])]
         return self._horizon.look(now_us, writers)
@@ -330,16 +350,18 @@ class TableFeed:
         )
         copy = CopyOut(connection, query, plan.columns.columns, self._stopped.is_set)
         held: list[pa.Table] = []
-        while not copy.ended:
+        while True:
             held.append(copy.read(self._block_rows, BLOCK_BYTES))
             table = pa.concat_tables(held)
             arrival_us = table.column(clock.name).cast(pa.int64()).to_numpy()
-            cut = len(table)
-            if not copy.ended and cut:
-                cut = int(np.searchsorted(arrival_us, arrival_us[-1]))
+            if copy.ended:
+                if len(table):
+                    yield table, arrival_us
+                return
+            cut = int(np.searchsorted(arrival_us, arrival_us[-1]))
             if cut:
                 yield table.slice(0, cut), arrival_us[:cut]
-            held = [table.slice(cut)] if cut < len(table) else []
+            held = [table.slice(cut)]
 
     def _put(self, found: Arrived | Exception) -> None:
         """Hands over, when the flow has taken what came before."""

@@ -44,12 +44,15 @@ class TableInput:
     Attributes:
         stream: what its rows are.
         table: its name, or that of a view.
-        start_us: arrival of the first row to read; by default the first there is.
+        start_us: arrival of the first row to read, in microseconds since the epoch; by default
+            that of the first there is.
+        poll_s: how long to wait between two looks for new rows.
     """
 
     stream: Stream
     table: str
-    start_us: int | None = None
+    start_us: int = NEVER_US
+    poll_s: float = POLL_S
 
 
 class TableDecoder:
@@ -139,7 +142,8 @@ class TablePartition(StatefulSourcePartition[Read, State]):
         self._source = source
         self._decoder = TableDecoder(given.stream, given.table)
         state = state or {}
-        start_us = NEVER_US if given.start_us is None else given.start_us - 1
+        # One before the first row to read, if that is told.
+        start_us = max(NEVER_US, given.start_us - 1)
         self.position: int = state.get("read_us", start_us)
         self.clock_ns: int = state.get("clock_ns", NO_CLOCK_NS)
         self.account = Account(**state.get("account", {}))
@@ -153,7 +157,7 @@ class TablePartition(StatefulSourcePartition[Read, State]):
             TableName.of(given.table),
             self.position,
             state.get("horizon_us", NEVER_US),
-            source.poll_s,
+            given.poll_s,
             source.batch_rows,
             source.report,
         )
@@ -219,7 +223,6 @@ class TableSource(FixedPartitionedSource[Read, State]):
         alignment: how far partitions may be ahead of each other; shared with other sources of the
             process, if there are any.
         carried: states that were taken over from another flow's snapshots, by part.
-        poll_s: how long to wait between two looks for new rows.
         batch_rows: the most rows of a batch, but for those that arrived at once.
         watch: is shown each partition, for what people see of it.
         report: is told what is wrong with the database, or by None that nothing is.
@@ -232,14 +235,12 @@ class TableSource(FixedPartitionedSource[Read, State]):
         alignment: Alignment,
         carried: Mapping[str, State] | None = None,
         *,
-        poll_s: float = POLL_S,
         batch_rows: int = BATCH_ROWS,
         watch: Callable[[TablePartition], None] = lambda partition: None,
         report: Callable[[str | None], None] = lambda trouble: None,
     ) -> None:
         self.database = database
         self.alignment = alignment
-        self.poll_s = poll_s
         self.batch_rows = batch_rows
         self.report = report
         self._carried = carried or {}

@@ -55,7 +55,7 @@ CREATE TABLE {} (
 
 def make(connection: psycopg.Connection[Any], name: str, ddl: str = OHLCV) -> None:
     """Makes a table."""
-    connection.execute(sql.SQL(ddl).format(sql.Identifier(name)))  # type: ignore[arg-type]
+    connection.execute(sql.SQL(ddl).format(sql.Identifier(name)))
 
 
 def fill(connection: psycopg.Connection[Any], name: str, frame: pl.DataFrame) -> None:

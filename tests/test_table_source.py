@@ -23,6 +23,7 @@ from operators.decode import RefusedInputError
 from sources.alignment import Alignment
 from sources.database import Database, DatabaseError
 from sources.messages import Read
+from sources.table_horizon import NEVER_US
 from sources.table_source import State, TableInput, TablePartition, TableSource
 from tests.input_tables import OHLCV, connected, fill, letters, make, plain
 from tests.services import postgres
@@ -60,10 +61,13 @@ def follow(database: str) -> Iterator[Open]:
 
         def opened(state: State | None = None, table: str = "ohlcv", **more: Any) -> TablePartition:
             url = more.pop("url", database)
-            start_us = more.pop("start_us", None)
-            given = {"poll_s": POLL_S} | more
+            start_us = more.pop("start_us", NEVER_US)
+            poll_s = more.pop("poll_s", POLL_S)
             source = TableSource(
-                [TableInput(bars, table, start_us)], Database(url), Alignment(FAR_NS), **given
+                [TableInput(bars, table, start_us, poll_s)],
+                Database(url),
+                Alignment(FAR_NS),
+                **more,
             )
             part = source.build_part("read", "bars/0", state)
             stack.callback(part.close)
@@ -522,7 +526,9 @@ def test_a_table_is_not_read_further_than_the_flow_can_take(
     alignment = Alignment(60 * 10**9)
     alignment.join("slow", int(frame["ts"][0].timestamp()) * 10**9)
     part = TableSource(
-        [TableInput(bars, "ohlcv")], Database(ohlcv.info.dsn), alignment, poll_s=POLL_S,
+        [TableInput(bars, "ohlcv", poll_s=POLL_S)],
+        Database(ohlcv.info.dsn),
+        alignment,
         batch_rows=10,
     ).build_part("read", "bars/0", None)  # fmt: skip
     assert len(names(idle(part, 30))) <= 20

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from dataflows.named_sets import named_set
 from dataflows.recovery_folder import RecoveryError
 from dataflows.settings import SettingsError
 from dataflows.table_inputs import TableInputs
+from dataflows.table_inputs import database as told_database
 from feature_repo.streams import bars, windows
 from operators.decode import RefusedInputError
 from operators.streams import Stream
@@ -28,7 +30,6 @@ from sources.messages import Read
 from sources.reader import PartitionReader, Position
 from sources.table_columns import TableName
 from sources.tables import InputTable, TableSnapshot
-from tests import input_tables
 from tests.input_tables import OHLCV, WINDOWS, connected, fill, letters, make, plain, tell
 from tests.test_backfill import Running
 
@@ -103,7 +104,7 @@ def test_a_table_gives_the_bits_of_a_file(url: str, tmp_path: Path) -> None:
     news.write_text(
         '{"instrument_id":"i0","event_id":"e","ts":1704153600000,"sentiment":0,"confidence":1}\n'
     )
-    found = []
+    found: list[tuple[Any, ...]] = []
     for given in (f"bars={tmp_path}/bars.parquet", "bars=table:ohlcv"):
         output = tmp_path / f"{len(found)}.parquet"
         files = scan_inputs(market, [given, f"news={news}"])
@@ -363,7 +364,7 @@ def test_urls_are_refused_as_inputs_and_not_repeated(url: str) -> None:
 
 def test_a_table_without_a_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RIFFLE_DATABASE__URL", raising=False)
-    input_tables.told_database.cache_clear()
+    told_database.cache_clear()
     with pytest.raises(SettingsError, match="RIFFLE_DATABASE__URL or RIFFLE_DATABASE__URL_FILE"):
         scan_inputs(named_set("market_lab"), ["bars=table:ohlcv"])
 
@@ -383,7 +384,7 @@ def test_a_database_that_is_away_is_told_without_secrets(
     held.write_text("postgresql://u:hunter2@127.0.0.1:1/d\n")
     monkeypatch.delenv("RIFFLE_DATABASE__URL", raising=False)
     monkeypatch.setenv("RIFFLE_DATABASE__URL_FILE", str(held))
-    input_tables.told_database.cache_clear()
+    told_database.cache_clear()
     with pytest.raises(DatabaseError, match=r"127\.0\.0\.1:1/d") as caught:
         scan_inputs(named_set("market_lab"), ["bars=table:ohlcv"])
     assert "hunter2" not in str(caught.value)
