@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
+from tests.chaos.places import Places
+
 MEASURED = "measured"
+
+
+@pytest.fixture
+def places_of(database, private_redis) -> Callable[..., Places]:
+    """Places with a database and a Redis of the test's own: `places_of(ALL)`."""
+    return partial(Places, database=database, redis=private_redis.address)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from dataflows import processes
 from dataflows.commands.live import workers_of
@@ -94,6 +97,15 @@ class Unit:
     def codes(self) -> list[int | None]:
         """How its processes ended; None for those that run."""
         return [process.poll() for process in self.running.values()]
+
+    @property
+    def memory_mb(self) -> float:
+        """The memory of those of its processes that run."""
+        resident = 0
+        for process in self.running.values():
+            with suppress(psutil.NoSuchProcess):
+                resident += psutil.Process(process.pid).memory_info().rss
+        return resident / 2**20
 
     def check_alive(self) -> None:
         """Looks after its processes.

@@ -31,6 +31,7 @@ from sinks.kafka_progress import Progress
 from sinks.settled import Settled
 from sources.kafka_client import Connection
 from sources.kafka_log import KafkaLog, LogPartition
+from tests.chaos.places import KAFKA
 
 VARIABLE = "CHAOS_SABOTAGE"
 """Names the breaker, to the module that the broken flow is started from."""
@@ -45,27 +46,31 @@ class Broken:
 
     Attributes:
         breaker: breaks it.
-        scenario: in which it must fail: ``kills``, ``copy``, ``outage``.
+        scenario: in which it must fail: ``kills``, ``copy``, ``stopped``, ``outage``.
         symptom: what the proof must say of it.
         transaction: time between two commits of the flow. With a long one a kill finds one open,
             though the real flow commits at each snapshot; with a short one, some since the last.
+        sinks: where its vectors go.
+        early: those of them that are given provisional vectors.
     """
 
     breaker: Breaker
     scenario: str
     symptom: str
-    transaction: str
+    transaction: str = SHORT
+    sinks: Sequence[str] = (KAFKA,)
+    early: Sequence[str] = ()
 
 
 BROKEN: dict[str, Broken] = {}
 """Every broken flow by name."""
 
 
-def broken(scenario: str, symptom: str, transaction: str = SHORT) -> Callable[[Breaker], Breaker]:
+def broken(scenario: str, symptom: str, *more: Any, **named: Any) -> Callable[[Breaker], Breaker]:
     """Enters a breaker into the table."""
 
     def enter(breaker: Breaker) -> Breaker:
-        BROKEN[breaker.__name__] = Broken(breaker, scenario, symptom, transaction)
+        BROKEN[breaker.__name__] = Broken(breaker, scenario, symptom, *more, **named)
         return breaker
 
     return enter

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -11,16 +12,16 @@ from tests.chaos import sabotage
 from tests.chaos.flow import FailedFlowError
 from tests.chaos.kills import SlowResumeError, resumed, together, wait_for_vectors
 from tests.chaos.messages import Shape
+from tests.chaos.places import ALL, ONLINE, TABLE
 from tests.chaos.proof import NotProvenError, prove
 from tests.chaos.sabotage import BROKEN, LONG, SHORT
-from tests.chaos.test_ends import fork
+from tests.chaos.test_ends import MODULE, fork, wake
 from tests.chaos.world import World, world
 
 SHAPE = Shape(instruments=200, news_per_s=80)
 QUIET_S = 6.0
 WAITS = {"message.timeout.ms": "3000"}
 KILLS = 3
-MODULE = "tests.chaos.sabotaged_live"
 WHOLE = ""
 
 
@@ -41,8 +42,18 @@ def kills(made: World, name: str) -> None:
 
 def copy(made: World, name: str) -> None:
     """A flow runs, and then another one on a copy of its state as well."""
-    zombie, other = fork(made, module=MODULE, environment={sabotage.VARIABLE: name})
+    zombie, other = fork(made, environment={sabotage.VARIABLE: name})
     other.live(3)
+    zombie.end()
+    other.check_alive()
+    prove(made, QUIET_S)
+
+
+def stopped(made: World, name: str) -> None:
+    """A flow stands still, another one takes its place, and the first one goes on."""
+    zombie, other = fork(made, stopped=True, environment={sabotage.VARIABLE: name})
+    wake(made, zombie)
+    other.live(4)
     zombie.end()
     other.check_alive()
     prove(made, QUIET_S)
@@ -71,16 +82,29 @@ def caught(run, made: World, name: str, *more) -> None:
 
 
 @pytest.mark.parametrize("transaction", [SHORT, LONG])
-def test_the_real_flow_survives_these_kills(transaction, kafka, tmp_path):
-    with world(kafka, tmp_path, shape=SHAPE, transaction=transaction) as made:
+def test_the_real_flow_survives_these_kills(transaction, kafka, places_of, tmp_path):
+    early = (TABLE, ONLINE) if transaction == SHORT else ()
+    places = places_of(ALL, early=early)
+    with world(kafka, tmp_path, shape=SHAPE, transaction=transaction, places=places) as made:
         kills(made, WHOLE)
 
 
 @pytest.mark.parametrize("name", sabotage.names("kills"))
-def test_a_broken_flow_is_caught_by_kills(name, kafka, tmp_path):
-    transaction = BROKEN[name].transaction
-    with world(kafka, tmp_path, shape=SHAPE, transaction=transaction) as made:
+def test_a_broken_flow_is_caught_by_kills(name, kafka, places_of, tmp_path):
+    broken = BROKEN[name]
+    places = places_of(broken.sinks, early=broken.early)
+    with world(kafka, tmp_path, shape=SHAPE, transaction=broken.transaction, places=places) as made:
         caught(kills, made, name)
+
+
+@pytest.mark.parametrize("name", sabotage.names("stopped"))
+def test_a_broken_flow_is_caught_when_it_goes_on_after_another_took_its_place(
+    name, kafka, places_of, tmp_path
+):
+    """Letters go to Kafka, whose fence would do the work of the others'."""
+    shape = replace(SHAPE, bad=0, late=0)
+    with world(kafka, tmp_path, shape=shape, places=places_of(BROKEN[name].sinks)) as made:
+        caught(stopped, made, name)
 
 
 @pytest.mark.parametrize("name", [WHOLE, *sabotage.names("copy")])
