@@ -43,8 +43,9 @@ with is long."""
 SETTINGS = {
     # Who waits for a lock holds up all who come behind; after this long they go first.
     "lock_timeout": "2s",
-    "statement_timeout": "60s",
-    # The lane of a process that stands still can be taken over after this long.
+    # The lane of a process that stands still can be taken over when its transaction was ended:
+    # after the first of these in the middle of a COPY, after the second elsewhere.
+    "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "10s",
     # A merge takes compressed rows apart, of the segments that it meets and no others. Without
     # TimescaleDB nobody reads this.

@@ -85,6 +85,7 @@ ADVICE = {
     "42703": "run `riffle apply`, which adds the columns that are missing",
     "42P01": "run `riffle apply`",
     "42P10": "run `riffle apply`, which creates the unique key",
+    "42883": "run `riffle apply`, which makes the functions",
     "42804": "the table is not that of this declaration: run `riffle apply`",
     "53400": "raise the limit",
 }
@@ -215,7 +216,10 @@ class Connections:
         try:
             with self._lock:
                 connection = self._idle.pop() if self._idle else None
-            connection = connection or self.database.connect(autocommit=True)
+            # Nothing is prepared: a pooler forgets it, and a change of a table makes it invalid.
+            connection = connection or self.database.connect(
+                autocommit=True, prepare_threshold=None
+            )
             try:
                 yield connection
             finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -448,6 +449,45 @@ def test_a_run_that_is_fenced_in_the_middle_of_a_transaction_holds_the_other_up(
     assert second.snapshot() == {"settled_ns": START_NS + SECOND_NS}
     end(first)
     second.close()
+
+
+STOPPED = """
+import sys
+from sinks import table_lane
+from sinks.errors import FencedError
+from tests.test_table_sink import World, commit
+table_lane.COLLECTED_S = 0.0
+table_lane.SETTINGS.update(statement_timeout="1s", idle_in_transaction_session_timeout="1s")
+part = World(sys.argv[1]).run()
+try:
+    for second in range(10**6):
+        commit(part, [second])
+        print(second, flush=True)
+except FencedError:
+    print("fenced", flush=True)
+"""
+
+
+@pytest.mark.parametrize("at", ["30", "57", "91"])
+def test_a_run_that_stands_still_can_be_taken_over_and_writes_nothing_more(world, at):
+    command = [sys.executable, "-c", STOPPED, world.url]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == at:
+            break
+    process.send_signal(signal.SIGSTOP)
+    second = world.run()
+    second.lane.state()
+    process.send_signal(signal.SIGCONT)
+    told = process.communicate(timeout=60)[0].split()
+    assert (process.returncode, told[-1]) == (0, "fenced")
+    before = world.seconds()
+    assert before == ns(range(len(before)))
+    assert second.snapshot() == {"settled_ns": START_NS + before[-1]}
+    write(second, range(len(before) + 5))
+    second.close()
+    assert world.seconds() == ns(range(len(before) + 5))
 
 
 def test_another_job_is_refused_and_stops_nobody(world):
