@@ -150,7 +150,7 @@ def plan_flow(settings: LiveSettings) -> FlowPlan:
     connection = connection_of(settings)
     of_stream = {name: settings.topic_of(name) for name in streams}
     topics = {name: t for name, t in of_stream.items() if settings.input_of(name).table is None}
-    facts = topic_facts(connection, topics.values())
+    facts = topic_facts(connection, topics.values()) if topics else {}
     for name, topic in topics.items():
         if settings.input_of(name).arrival == "broker" and facts[topic].append_time is False:
             msg = (
@@ -219,7 +219,7 @@ def new_flow(plan: FlowPlan, *, cluster: bool, found: FlowState | None = None) -
 def _starts(plan: FlowPlan, at: str | int) -> dict[TopicPartitionId, int]:
     """The offsets at which a new flow begins to read: in the archives, where they reach further."""
     topics = {stream: plan.topics[stream] for stream in plan.facts}
-    starts = resolve_offsets(plan.connection, topics.values(), at)
+    starts = resolve_offsets(plan.connection, topics.values(), at) if topics else {}
     starts |= {(plan.topics[stream], 0): _table_start_us(plan, at) for stream in plan.tables}
     if at == "latest":
         return starts
