@@ -22,7 +22,7 @@ import pyarrow as pa
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feast import FeatureStore
 from feast.errors import FeatureViewNotFoundException
-from feast.infra.key_encoding_utils import deserialize_entity_key, serialize_entity_key
+from feast.infra.key_encoding_utils import deserialize_entity_key
 from feast.infra.online_stores.helpers import (
     _mmh3,
     compute_table_id,
@@ -30,10 +30,10 @@ from feast.infra.online_stores.helpers import (
     get_online_store_from_config,
 )
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
+from feast.protos.feast.types.Value_pb2 import StringList, Value
 
 from feature_repo.names import join_keys, view_name
-from operators.batch import Int64s, Labels, Vectors
+from operators.batch import Float64s, Int64s, Labels, Vectors
 from operators.feature_set import FeatureSet
 from sinks.errors import DeliveryError
 from sinks.online_cells import KEY_VERSION, MARK, KeyEncoder, Marks, read_marks
@@ -124,6 +124,10 @@ class _Feast:
         client = self.online._get_client(self.settings)
         pool = getattr(client, "connection_pool", None)  # a client of a cluster has several
         if pool is not None:
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
+
+            pool.connection_kwargs["retry"] = Retry(NoBackoff(), 0)  # lanes try again themselves
             for option in ("socket_timeout", "socket_connect_timeout"):
                 if pool.connection_kwargs.get(option) is None:
                     pool.connection_kwargs[option] = TIMEOUT_S
@@ -138,11 +142,10 @@ class _Feast:
         return str(compute_table_id(self.config.project, self.view, self.versioned))
 
     def read(
-        self, keys: Sequence[bytes], names: Sequence[str]
+        self, entities: Sequence[EntityKey], names: Sequence[str]
     ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-        entities = [deserialize_entity_key(key, KEY_VERSION) for key in keys]
         found: list[tuple[datetime | None, dict[str, Value] | None]] = self.online.online_read(
-            self.config, self.view, entities, list(names)
+            self.config, self.view, list(entities), list(names)
         )
         return found
 
@@ -213,52 +216,53 @@ def _connect(settings: Any) -> Any:
 
 
 def _read_back(feast: _Feast, served: ServedView, feature_set: FeatureSet, probe: str) -> None:
-    """Writes rows and has Feast read them, so that another form of its bytes is found out."""
+    """Writes a vector and has Feast read it, so that another form of its bytes is found out."""
     names = [*feature_set.feature_exprs, "quality", "coverage"]
-    encode = KeyEncoder(join_keys(feature_set))
-    key = [f"{probe} {number}" for number in range(len(join_keys(feature_set)))]
-    entity = encode(tuple(key))
-    rows = _probe_rows(feature_set, entity)
-    values = [Value.FromString(column[0]) for column in value_columns(feature_set, rows)]
-    wanted = dict(zip(names, values, strict=False))
+    keys = join_keys(feature_set)
+    parts = [f"{probe} {number}" for number in range(len(keys))]
+    key = EntityKey(join_keys=keys, entity_values=[Value(string_val=part) for part in parts])
+    values, wanted = _probe(feature_set)
+    at_ns = 1_700_000_000 * 10**9
+    rows = Rows(
+        [KeyEncoder(keys)(tuple(parts))],
+        np.array([[at_ns, at_ns + 10**9, 7, 1]]),
+        values,
+        np.array([(1 << len(feature_set.quality)) - 1]),
+        np.array([0.5]),
+    )
     served.write(rows, None)
     with served.errors():
-        at, found = feast.read([entity], names)[0]
-    served.delete([entity])
-    spelled = serialize_entity_key(
-        EntityKey(
-            join_keys=join_keys(feature_set), entity_values=[Value(string_val=k) for k in key]
-        ),
-        KEY_VERSION,
-    )
-    same = {name: (found or {}).get(name) for name in names} == wanted
-    when = None if at is None else int(at.timestamp()) * 10**9
-    if not same or spelled != entity or when != rows.marks[0, 0]:
+        at, found = feast.read([key], names)[0]
+    served.delete(rows.keys)
+    values_read = {name: (found or {}).get(name) for name in names}
+    read_ns = None if at is None else int(at.timestamp()) * 10**9
+    if values_read != wanted or read_ns != at_ns:
         msg = (
             f"view `{feast.view.name}`: Feast must read from its {feast.kind} store what was "
             f"written there, found {found} of {at}; this version of Feast keeps values in another "
-            "form: install the version that requirements.lock names"
+            "form: install the one that requirements.lock names"
         )
         raise DeliveryError(msg)
 
 
-def _probe_rows(feature_set: FeatureSet, entity: bytes) -> Rows:
-    """A vector with a value of each kind and, where there are several of one, a null."""
+def _probe(feature_set: FeatureSet) -> tuple[Float64s, dict[str, Value]]:
+    """A vector with values of each kind, and of a kind that has several a null; as Feast has it."""
     kinds = [expr.kind for expr in feature_set.feature_exprs.values()]
-    values = {"number": -1.5e-7, "count": 300.0, "flag": 1.0}
-    features = [values[kind] for kind in kinds]
-    for place, kind in enumerate(kinds):
-        if kind in kinds[:place]:
-            features[place] = np.nan
-            break
-    at_ns = 1_700_000_000 * 10**9
-    return Rows(
-        [entity],
-        np.array([[at_ns, at_ns + 10**9, 7, 1]]),
-        np.array([features], np.float64).reshape(1, len(kinds)),
-        np.array([(1 << len(feature_set.quality)) - 1]),
-        np.array([0.5]),
-    )
+    given = {"number": -1.5e-7, "count": 300.0, "flag": 1.0}
+    known = {
+        "number": Value(double_val=-1.5e-7),
+        "count": Value(int64_val=300),
+        "flag": Value(bool_val=True),
+    }
+    nulls = {place for place, kind in enumerate(kinds) if kinds.index(kind) < place}
+    values = [np.nan if place in nulls else given[kind] for place, kind in enumerate(kinds)]
+    wanted = {
+        name: Value() if place in nulls else known[kind]
+        for place, (name, kind) in enumerate(zip(feature_set.feature_exprs, kinds, strict=True))
+    }
+    wanted["quality"] = Value(string_list_val=StringList(val=list(feature_set.quality)))
+    wanted["coverage"] = Value(double_val=0.5)
+    return np.array(values, np.float64).reshape(1, len(kinds)), wanted
 
 
 # -- the slow way ------------------------------------------------------------------------------
@@ -282,7 +286,8 @@ class ProviderView(ServedView):
 
     def marks(self, keys: Sequence[bytes]) -> Marks:
         """Has Feast read the marks of some entities."""
-        found = self._feast.read(keys, [MARK])
+        entities = [deserialize_entity_key(key, KEY_VERSION) for key in keys]
+        found = self._feast.read(entities, [MARK])
         cells = [(values or {}).get(MARK, Value()).SerializeToString() for _, values in found]
         times = [None if not ts or not values else _whole_seconds_ns(ts) for ts, values in found]
         return read_marks(cells, times)

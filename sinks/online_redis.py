@@ -35,10 +35,12 @@ if TYPE_CHECKING:
     from redis import Redis
 
 TRANSIENT = (
-    "BUSY", "CLUSTERDOWN", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "NOREPLICAS", "OOM",
-    "READONLY", "TRYAGAIN", "UNKILLABLE",
+    "ConnectionError", "TimeoutError", "BusyLoadingError", "ClusterDownError", "ExecAbortError",
+    "MasterDownError", "OutOfMemoryError", "ReadOnlyError", "TryAgainError",
 )  # fmt: skip
-"""First words of answers that may be others at the next attempt."""
+"""Errors of redis-py after which the next attempt may do; not every version has them all."""
+TRANSIENT_WORDS = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "UNKILLABLE")
+"""First words of answers for which it has no errors."""
 FENCE = "riffle:fence:"
 """Begins the key of a lane's fence."""
 
@@ -109,7 +111,11 @@ class RedisView(ServedView):
                 return False
             commands.append(_command(b"SET", key, fencing.then.encode()))
             answers += 1
-        *_, done = self._ask([_command(b"MULTI"), *commands, _command(b"EXEC")], answers)
+        done = self._ask([_command(b"MULTI"), *commands, _command(b"EXEC")], answers)[-1]
+        with self.errors():
+            for answer in done or ():
+                if isinstance(answer, Exception):  # the others were done nevertheless
+                    raise answer
         return done is not None
 
     def fence(self, lane: str) -> Fence | None:
@@ -159,13 +165,14 @@ class RedisView(ServedView):
         """Sorts errors into those that time may mend and others."""
         from redis import exceptions as redis
 
-        lost = redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, OSError
+        known = [getattr(redis, name) for name in TRANSIENT if hasattr(redis, name)]
         refused = redis.AuthenticationError, redis.AuthorizationError
         try:
             yield
         except (redis.RedisError, OSError) as error:
             said = self._hide(f"{type(error).__name__} ({' '.join(str(error).split())})")
-            away = isinstance(error, lost) or str(error).startswith(TRANSIENT)
+            away = isinstance(error, (*known, OSError))
+            away = away or str(error).startswith(TRANSIENT_WORDS)
             if away and not isinstance(error, refused):
                 raise AwayError(said) from None
             msg = (
