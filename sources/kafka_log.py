@@ -45,6 +45,8 @@ COLLECT_AFTER = 200_000
 MESSAGE_BYTES = 400
 """What a message takes in memory beside its value."""
 NO_STAMP = -1
+FEW = 256
+"""Messages that are worth waiting for more."""
 QUIET_S = 0.0005
 """How long the consumer is left alone when it had nothing, however many partitions ask."""
 TUNING = {
@@ -339,7 +341,8 @@ class LogPartition:
     def take(self, most: int) -> Messages | None:
         """At most so many messages from the position on; None when there are none at the moment."""
         with self._log.lock:
-            if not self._runs:
+            # What came for others filled the buffers a while ago: newer messages may be there.
+            if sum(map(len, self._runs)) < FEW:
                 self._log.pump()
             if not self._runs:
                 return None

@@ -15,7 +15,7 @@ from operators.streams import Stream
 from sources.alignment import Alignment
 from sources.broker_clock import BrokerClock
 from sources.kafka_client import KafkaInputError, Offsets, TopicPartitionId
-from sources.kafka_log import KafkaLog
+from sources.kafka_log import FEW, KafkaLog
 from sources.message_decoder import MOST_BYTES, MessageDecoder
 from sources.messages import MessageReader, Messages, Read
 from sources.pace import Pace
@@ -30,8 +30,6 @@ when it gives none; the log is read from its position on."""
 SHORTEST_WAIT = timedelta(milliseconds=1)
 LONGEST_WAIT = timedelta(milliseconds=20)
 """Between two looks at whether the others have caught up."""
-FEW = 256
-"""Messages that are worth waiting for more."""
 BATCH_ROWS = 10_000
 """The most messages of a batch."""
 
