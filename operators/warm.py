@@ -18,7 +18,7 @@ from operators.decode import decode
 from operators.engine import Engine
 from operators.expr import Expr, GridCoverage
 from operators.feature_set import FeatureSet
-from operators.kernels import copy_rows, numbers, objects
+from operators.kernels import copy_rows, json_rows, numbers, objects
 from operators.notebook import RefusedRowsWarning
 from operators.plan import compile_plan
 from operators.route import of_groups, route
@@ -173,10 +173,24 @@ def warm_copy_rows() -> None:
     copy_rows.elements(data, first[1], ends, out, np.zeros(1, np.bool_))
 
 
+def warm_json_rows() -> None:
+    """Runs the kernels of JSON that is written over one row."""
+    kinds = np.arange(6, dtype=np.uint8)
+    source = np.array([0, 1, 2, 0, 1, 2])
+    text = np.frombuffer(bytes(json_rows.SPARE), np.uint8)
+    cells = np.empty((6, json_rows.CELL), np.uint8)
+    sizes, wholes = np.empty((6, 1), np.int64), np.zeros((6, 1), np.int64)
+    told, rows = (kinds, source, wholes), (0, 1)
+    json_rows.write_cells(*told, np.zeros((3, 1)), *rows, cells, sizes)
+    out = np.empty(8 * json_rows.CELL, np.uint8)
+    json_rows.write_rows(*told, text, np.zeros(8, np.int64), *rows, cells, sizes, out)
+
+
 def warm() -> None:
     """Runs every set over the rows: whole, and cut, routed and restored."""
     warm_objects()
     warm_copy_rows()
+    warm_json_rows()
     rows = frames()
     texts = rows["bars"].with_columns(ts=pl.lit("2020-09-13T12:26:40Z")).drop("ts_ns")
     decode(bars, texts)

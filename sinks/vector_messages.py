@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from operators.batch import Float64s, Int64s, Vectors
+from operators.batch import Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
+from sinks.vector_json import VectorJson, used_names
 
 Form: TypeAlias = Literal["json", "arrow"]
 
@@ -21,10 +22,6 @@ ARROW_MESSAGE_BYTES = 512 * 1024
 """About the most of an Arrow message: half of what a broker takes unless told otherwise."""
 
 _CELLS: dict[str, Any] = {"number": float | None, "count": int | None, "flag": bool | None}
-
-
-class NotFiniteError(ValueError):
-    """A feature that is infinite, which neither JSON nor the contract can say."""
 
 
 class UnreadableMessageError(ValueError):
@@ -45,7 +42,6 @@ class VectorMessages:
         self.feature_set = feature_set
         self._schema = schema(feature_set)
         self._kinds = {name: expr.kind for name, expr in feature_set.feature_exprs.items()}
-        self._flags = list(feature_set.quality)
         # The fields are numbered, for a label may be no Python name.
         columns = {f"c{i}": field for i, field in enumerate(self._schema)}
         types: dict[str, Any] = {name: self._type(field) for name, field in columns.items()}
@@ -56,7 +52,7 @@ class VectorMessages:
             forbid_unknown_fields=True,
             gc=False,
         )
-        self._encode = msgspec.json.Encoder().encode
+        self._json = VectorJson(feature_set)
         self._decoder = msgspec.json.Decoder(self._row)
 
     def _type(self, field: pa.Field) -> Any:
@@ -71,7 +67,9 @@ class VectorMessages:
 
     def keys(self, vectors: Vectors) -> list[bytes]:
         """The key of each vector's message: its entity."""
-        return [name.encode() for name in vectors.keys.strings()]
+        names, rows = used_names(vectors.keys)
+        encoded = [name.encode() for name in names]
+        return list(map(encoded.__getitem__, rows.tolist()))
 
     def values(self, vectors: Vectors) -> list[bytes]:
         """Each vector as a JSON object.
@@ -79,48 +77,7 @@ class VectorMessages:
         Raises:
             NotFiniteError: when a feature is infinite.
         """
-        # 1.2 us a vector of `market`; polars' `json_encode` takes as long, and 1 ms a call.
-        return list(map(self._encode, map(self._row, *self._columns(vectors))))
-
-    def _columns(self, vectors: Vectors) -> Iterator[list[Any]]:
-        count = len(vectors)
-        yield vectors.keys.strings()
-        if vectors.series is not None:
-            yield vectors.series.strings()
-        for label in self.feature_set.labels.values():
-            yield [label] * count
-        yield instants(vectors.ts_ns)
-        yield [self.feature_set.name] * count
-        yield [self.feature_set.version] * count
-        for name, kind in self._kinds.items():
-            yield self._cells(name, kind, vectors.features[name])
-        yield self._raised(vectors.quality)
-        yield vectors.coverage.tolist()
-        yield instants(vectors.known_at_ns)
-        yield vectors.n_rows.tolist()
-        yield [vectors.final] * count
-
-    def _cells(self, name: str, kind: str, values: Float64s) -> list[Any]:
-        """A feature's values. The encoder writes NaN as null, and infinity too: that is refused."""
-        if np.isinf(values).any():
-            where = f"feature set `{self.feature_set.name}`, feature `{name}`"
-            msg = f"{where}: must be finite or null, found {values[np.isinf(values)][0]}"
-            raise NotFiniteError(msg)
-        if kind == "number":
-            return values.tolist()
-        missing = np.isnan(values)
-        whole = np.where(missing, 0.0, values)
-        cells: list[Any] = (whole != 0.0 if kind == "flag" else whole.astype(np.int64)).tolist()
-        for row in np.flatnonzero(missing).tolist():
-            cells[row] = None
-        return cells
-
-    def _raised(self, quality: Int64s) -> list[list[str]]:
-        patterns = {
-            pattern: [name for bit, name in enumerate(self._flags) if pattern >> bit & 1]
-            for pattern in set(quality.tolist())
-        }
-        return [patterns[pattern] for pattern in quality.tolist()]
+        return self._json.values(vectors)
 
     def arrow(self, vectors: Vectors) -> list[bytes]:
         """Vectors as Arrow IPC streams of :func:`operators.frames.schema`, of a bounded size."""
@@ -192,22 +149,6 @@ def _stream(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return sink.getvalue().to_pybytes()
-
-
-def instants(times_ns: Int64s) -> list[str]:
-    """Spells times as RFC 3339 in UTC.
-
-    >>> instants(np.array([0, 1_500_000_000, 1]))
-    ['1970-01-01T00:00:00Z', '1970-01-01T00:00:01.5Z', '1970-01-01T00:00:00.000000001Z']
-    """
-    # Seconds and what is beyond them are spelled once each: times of one second are many, and so
-    # are those of one millisecond, which is what brokers stamp.
-    second_ns = times_ns % 1_000_000_000
-    seconds, second = np.unique(times_ns - second_ns, return_inverse=True)
-    heads = np.datetime_as_string(seconds.view("datetime64[ns]"), unit="s").tolist()
-    beyond, rest = np.unique(second_ns, return_inverse=True)
-    tails = [f".{each:09d}".rstrip("0").rstrip(".") + "Z" for each in beyond.tolist()]
-    return [heads[a] + tails[b] for a, b in zip(second.tolist(), rest.tolist(), strict=True)]
 
 
 def parsed_ns(texts: list[str]) -> npt.NDArray[np.int64]:

@@ -35,7 +35,7 @@ from sinks.kafka import KafkaOutput, KafkaPart, KafkaSink
 from sinks.kafka_lane import Tenancy
 from sinks.kafka_progress import ProgressLog
 from sinks.settled import Written, cut_between_instants
-from sinks.vector_messages import NotFiniteError
+from sinks.vector_json import NotFiniteError
 from sources.kafka_client import Connection
 from tests.kafka_topics import START_NS, TINY, read_topic, tiny_vectors
 from tests.services.kafka import Broker, Topics, admin

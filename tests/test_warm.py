@@ -48,6 +48,11 @@ for stream, values in (
     read = MessageDecoder(stream, partitioner="none").decode(messages, "0", 0)
     assert len(read.batch) == 1, read
 """
+VECTORS = """
+from sinks.vector_messages import VectorMessages
+from tests.kafka_topics import TINY, tiny_vectors
+VectorMessages(TINY).values(tiny_vectors([1, 2]))
+"""
 ENGINE_SETS = ("market", "asset", "waveform", "market_from_trades")
 
 
@@ -125,7 +130,8 @@ def test_a_run_from_csv_and_parquet_compiles_nothing(warmed: Path, tmp_path: Pat
     assert compiled(warmed) == before
 
 
-def test_reading_messages_compiles_nothing(warmed: Path) -> None:
+@pytest.mark.parametrize("script", [MESSAGES, VECTORS])
+def test_reading_and_writing_messages_compiles_nothing(script: str, warmed: Path) -> None:
     before = compiled(warmed)
-    python(warmed, "-c", MESSAGES)
+    python(warmed, "-c", script)
     assert compiled(warmed) == before
