@@ -13,6 +13,7 @@ from benchmarks import (
     kafka,
     kafka_latency,
     memory,
+    online,
     parquet,
     report,
     small,
@@ -38,6 +39,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
             "kafka": lambda: kafka.measure(4_000, 0),
             "latency": lambda: kafka_latency.measure(kafka_latency.QUICK),
             "tables": lambda: tables.measure(10_000, 0),
+            "online": lambda: online.measure(300, 0),
         }
     return {
         "columns": lambda: columns.measure(4_000_000, rounds),
@@ -48,6 +50,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
         "kafka": lambda: kafka.measure(1_000_000, rounds),
         "latency": lambda: kafka_latency.measure(kafka_latency.FULL),
         "tables": lambda: tables.measure(500_000, rounds),
+        "online": lambda: online.measure(5_000, rounds),
     }
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from operators.batch import Labels, Vectors
-from sinks.online import OnlineOutput, OnlineSink, OnlineTenancy
+from sinks.online import OnlineOutput, OnlineSink
+from sinks.online_lane import OnlineTenancy
 from tests.online_repos import PROBE, T0, opened
 
 COUNT, ENTITIES, BATCH = 100_000, 200, 250
@@ -48,11 +49,11 @@ def all_vectors(seed: int) -> list[Vectors]:
                 ts_ns=ts_ns[part],
                 features={
                     "ret": ret,
-                    "n": ts_ns[part] - T0 + 0.0,
-                    "up": np.where(n_rows[part] == 3, np.nan, n_rows[part] % 2),
+                    "n": (ts_ns[part] - T0).astype(np.float64),
+                    "up": np.where(n_rows[part] == 3, np.nan, n_rows[part] % 2).astype(np.float64),
                 },
                 quality=n_rows[part],
-                coverage=np.ones(count),
+                coverage=np.ones(count, np.float64),
                 known_at_ns=known_ns[part],
                 n_rows=n_rows[part],
                 final=final,

@@ -39,6 +39,18 @@ def test_a_quick_run_over_postgres_writes_the_rows_that_a_copy_does(
     assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 2
 
 
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_quick_run_over_online_stores_serves_what_push_does(
+    redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RIFFLE_TEST_REDIS", redis)
+    run.main(["--quick", "--only", "online", "--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 2
+
+
 def test_outputs_that_differ_are_refused_before_anything_is_timed() -> None:
     contenders = [
         contest.Contender(

@@ -54,7 +54,7 @@ class SqliteReader:
     def look(self):
         if self._connection is None:
             self._connection = sqlite3.connect(self._path, check_same_thread=False)
-        found = {}
+        found: dict[bytes, dict[str, bytes]] = {}
         for key, name, value in self._connection.execute(self._query):
             found.setdefault(key, {})[name] = value
         return [[found.get(k, {}).get(n) for n in ("__mark", "ret", "n")] for k in KEYS]
@@ -99,7 +99,7 @@ class Watch(threading.Thread):
 
 def oracle(seed):
     """The newest vector of each entity, looked for row by row."""
-    found = {}
+    found: dict[str, tuple[tuple[int, ...], float]] = {}
     for part in all_vectors(seed):
         marks = zip(
             part.ts_ns.tolist(), part.known_at_ns.tolist(), part.n_rows.tolist(), strict=True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,8 @@ def batch(some, final):
 
 @given(GIVEN)
 def test_the_newest_is_kept_in_every_order(given_):
-    newest, wanted, count = Newest(PROBE), {}, 0
+    newest, count = Newest(PROBE), 0
+    wanted: dict[tuple[str, ...], Any] = {}
     for final, some in given_:
         rows, part = batch(some, final)
         newest.add(part)
@@ -64,7 +67,8 @@ def held(newest):
 @given(GIVEN, st.dictionaries(st.sampled_from(KEYS), MARKS), st.randoms())
 def test_only_what_is_newer_than_the_stores_is_written(given_, before, random):
     """A store that has marks of its own, a lane that asks for them, and is resumed in between."""
-    newest, wanted = Newest(PROBE), {}
+    newest = Newest(PROBE)
+    wanted: dict[bytes, tuple[int, ...]] = {}
     encode = KeyEncoder(["instrument_id", "timeframe"])
     store = {encode(key): (T0 + m[0], T0 + m[1], m[2], int(m[3])) for key, m in before.items()}
     for final, some in given_:

@@ -13,7 +13,8 @@ from redis import Redis
 from sinks import online_lane
 from sinks.errors import DeliveryError, FencedError, OwnedError
 from sinks.feast import open_view
-from sinks.online import OnlineOutput, OnlineSink, OnlineTenancy
+from sinks.online import OnlineOutput, OnlineSink
+from sinks.online_lane import OnlineTenancy
 from sinks.online_rows import Newest
 from sinks.online_store import Fencing
 from tests.online_repos import (
