@@ -1,7 +1,8 @@
 """A flow whose vectors are false from some moment on, so that none of them can be overlooked.
 
 Two runs of a flow compute the same vectors, so what one writes over the other does not show. A run
-that must write nothing any more is therefore made to compute what nobody else does.
+that must write nothing any more is therefore made to compute what nobody else does. It writes no
+letters then: they go to Kafka, whose fence would end it before it meets those of other places.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def by(file: Path) -> Mapping[str, str]:
 def poison() -> None:
     """Has this process give false vectors, if and when the environment says so."""
     from dataflows import live
+    from sinks.kafka_letters import LettersPart
 
     name = os.environ.get(VARIABLE)
     if not name:
@@ -47,3 +49,10 @@ def poison() -> None:
         return false
 
     live._vectors = poisoned  # type: ignore[assignment]
+    write = LettersPart.write_batch
+
+    def silent(self: LettersPart, values: Any) -> None:
+        if not file.exists():
+            write(self, values)
+
+    LettersPart.write_batch = silent  # type: ignore[method-assign]

@@ -28,14 +28,20 @@ from sinks.kafka import KafkaPart
 from sinks.kafka_lane import KafkaLane
 from sinks.kafka_letters import LettersPart
 from sinks.kafka_progress import Progress
+from sinks.online_lane import OnlineLane
+from sinks.online_rows import Newest
+from sinks.online_store import ServedView
 from sinks.settled import Settled
+from sinks.table_lane import TableLane
 from sources.kafka_client import Connection
 from sources.kafka_log import KafkaLog, LogPartition
-from tests.chaos.places import KAFKA
+from tests.chaos.places import KAFKA, ONLINE, TABLE
+from tests.chaos.tables import PROGRESS
 
 VARIABLE = "CHAOS_SABOTAGE"
 """Names the breaker, to the module that the broken flow is started from."""
 PIECE = 2
+BETWEEN_S = 0.2
 SHORT, LONG = "100ms", "3s"
 Breaker = Callable[[], None]
 
@@ -214,6 +220,58 @@ def transactions_cut_inside_instants() -> None:
 
     patch(settled, "cut_between_instants", pieces)
     patch(kafka_lane, "MOST_RECORDS", 1)
+
+
+# -- tables -------------------------------------------------------------------------------------
+
+
+@broken("stopped", "table: .* values of coverage differ", sinks=[TABLE])
+def no_fence_of_tables() -> None:
+    """Writes to a table whoever has the lane by now."""
+
+    def unfenced(self: TableLane, connection: Any, state: Any) -> None:
+        sql = f"UPDATE {PROGRESS} SET settled_ns = %s, at = now() WHERE lane = %s"
+        connection.execute(sql, (state.get("settled_ns"), self.name))
+
+    patch(TableLane, "_advance", unfenced)
+    patch(TableLane, "_enter_again", lambda self: self._state)
+
+
+@broken("kills", "table: .* vectors missing", sinks=[TABLE])
+def table_progress_outside_the_transaction() -> None:
+    """Commits how far a table has come, and then what has come."""
+    advance, store = TableLane._advance, TableLane._store
+
+    def ahead(self: TableLane, vectors: list[Vectors], written: Any) -> None:
+        with self._transaction() as connection:
+            advance(self, connection, written)
+        time.sleep(BETWEEN_S)
+        store(self, vectors, written)
+
+    patch(TableLane, "_store", ahead)
+    patch(TableLane, "_advance", lambda self, connection, written: None)
+
+
+@broken("kills", "a second time", sinks=[TABLE], early=[TABLE])
+def table_batch_not_deduplicated() -> None:
+    """Gives a table several vectors of one instant in a statement."""
+    patch(TableLane, "_newest", lambda self, rows: rows)
+
+
+# -- online stores --------------------------------------------------------------------------------
+
+
+@broken("stopped", "online: (served .* that are none|.* went back in time)", sinks=[ONLINE])
+def no_fence_of_online_stores() -> None:
+    """Writes to an online store whoever has the lane by now."""
+    patch(ServedView, "holds", lambda self, found, held: True)
+    patch(OnlineLane, "_check", lambda self, found: None)
+
+
+@broken("kills", "online: .* went back in time", sinks=[ONLINE], early=[ONLINE])
+def older_vectors_served() -> None:
+    """Serves what came last, not what is newest."""
+    patch(Newest, "may_replace", lambda self, marks, served: np.ones(len(marks), np.bool_))
 
 
 # -- sources, clocks, state -----------------------------------------------------------------------

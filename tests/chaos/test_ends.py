@@ -92,7 +92,7 @@ def test_a_flow_that_is_started_twice_is_refused(kafka, places_of, tmp_path):
 def test_a_copy_of_the_state_fences_the_flow_it_was_copied_from(
     kafka, places_of, tmp_path, stopped, sinks, record_property
 ):
-    # Letters go to Kafka, whose fence would do the work of the others'.
+    # The fence of letters, which is Kafka's, must not do the work of the others'.
     shape = SHAPE if KAFKA in sinks else replace(SHAPE, bad=0, late=0)
     with world(kafka, tmp_path, shape=shape, places=places_of(sinks)) as made:
         zombie, copy = fork(made, stopped=stopped)

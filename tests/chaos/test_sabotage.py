@@ -78,7 +78,8 @@ def caught(run, made: World, name: str, *more) -> None:
     symptom = BROKEN[name].symptom
     with pytest.raises((NotProvenError, FailedFlowError, SlowResumeError)) as found:
         run(made, name, *more)
-    assert re.search(symptom, str(found.value)), f"{symptom!r} in {found.value}"
+    said = f"{found.value}\n{made.told()}"
+    assert re.search(symptom, said), f"{symptom!r} in {said}"
 
 
 @pytest.mark.parametrize("transaction", [SHORT, LONG])
