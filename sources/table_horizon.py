@@ -14,7 +14,8 @@ from collections.abc import Collection
 NEVER_US = -(2**63)
 """A horizon below which nothing is known."""
 PREPARED = "-1/"
-"""What the name of a transaction that was prepared for a commit in two phases begins with."""
+"""What the name of a transaction begins with that is prepared for a commit in two phases, where the
+server does not keep the name that it had before: PostgreSQL 15 does, until it restarts."""
 
 
 class Horizon:
@@ -51,7 +52,7 @@ class Horizon:
         for writer in writers:
             known = self._began_us.get(writer)
             if known is None:
-                # A prepared transaction wrote under another name before.
+                # A prepared transaction may have written under another name before.
                 known = self.at_us if writer.startswith(PREPARED) else self._looked_us
             began[writer] = known
         self._began_us = began

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +24,12 @@ from operators.decode import RefusedInputError
 from sources.alignment import Alignment
 from sources.database import Database, DatabaseError
 from sources.messages import Read
+from sources.reader import PartitionReader
+from sources.table_columns import TableName
 from sources.table_horizon import NEVER_US
+from sources.table_slice import TableSlice
 from sources.table_source import State, TableInput, TablePartition, TableSource
+from sources.tables import InputTable, TableSnapshot
 from tests.input_tables import OHLCV, connected, fill, letters, make, plain
 from tests.services import postgres
 from tests.services.names import unique
@@ -196,6 +201,7 @@ def test_a_commit_in_two_phases_is_waited_for(follow: Open) -> None:
             part = follow(url=url)
             drain(part, passes(part, now_ns(connection)))
             add(writer, "prepared")
+            idle(part)
             writer.execute("PREPARE TRANSACTION 'two'")
             writer.commit()
             add(connection, "a")
@@ -535,3 +541,69 @@ def test_a_table_is_not_read_further_than_the_flow_can_take(
     alignment.leave("slow")
     assert len(names(drain(part, has(980)))) >= 980
     part.close()
+
+
+def test_a_hypertable_is_followed_and_read_like_a_table(timescale: str, follow: Open) -> None:
+    name = unique("ohlcv")
+    with connected(timescale) as connection:
+        make(connection, name)
+        query = (
+            f"SELECT create_hypertable('{name}', 'ts', chunk_time_interval => interval '7 days')"
+        )
+        connection.execute(query)
+        insert = ADD.replace("ohlcv", name).replace("date_trunc('second', clock_timestamp())", "{}")
+        old = "clock_timestamp() - interval '20 days'"
+        try:
+            connection.execute(insert.format("clock_timestamp()"), ["a", 1, 1, 1, 1])
+            part = follow(url=timescale, table=name, poll_s=0.2)
+            reads = drain(part, has(1))
+            connection.execute(insert.format("clock_timestamp()"), ["b", 1, 1, 1, 1])
+            connection.execute(insert.format(old), ["late", 1, 1, 1, 1])
+            reads += drain(part, has(1))
+            drain(part, passes(part, now_ns(connection)))
+            state = part.snapshot()
+            part.close()
+            assert names(reads) == ["a", "b"]
+            assert state["account"]["late"] == 1
+
+            # One backend serves all connections there, so the snapshot is the reader's own.
+            given = InputTable(Database(timescale), TableSlice(name, rows=3))
+            reader = PartitionReader(bars, given, 2)
+            batches = []
+            while not reader.ended:
+                batches.append(reader.read()[0])
+            assert [key for each in batches for key in each.keys.strings()] == ["a", "b", "late"]
+            chunks = connection.execute("SELECT count(*) FROM show_chunks(%s)", [name]).fetchone()
+            assert chunks is not None
+            assert chunks[0] == 2
+        finally:
+            connection.execute(f"DROP TABLE {name}")
+
+
+def test_rows_have_the_same_bits_followed_read_at_once_and_from_a_file(
+    ohlcv: psycopg.Connection[Any], follow: Open, database: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(3)
+    for count in rng.integers(1, 40, 12).tolist():
+        for price in rng.lognormal(3, 0.5, count).tolist():
+            add(ohlcv, f"i{count % 5}", price)
+    part = follow(batch_rows=17)
+    followed = plain(drain(part, passes(part, now_ns(ohlcv))))
+    with TableSnapshot(Database(database)) as snapshot:
+        (facts,) = snapshot.facts(bars, TableName.of("ohlcv"))
+        at_once = whole(InputTable(Database(database), facts.slice))
+    cursor = ohlcv.execute("SELECT * FROM ohlcv")
+    columns = [column.name for column in cursor.description or ()]
+    frame = pl.DataFrame(cursor.fetchall(), orient="row", schema=columns)
+    frame.write_parquet(tmp_path / "bars.parquet")
+    assert len(followed) == len(frame)
+    assert followed == at_once == whole(tmp_path / "bars.parquet")
+
+
+def whole(given: InputTable | Path) -> list[tuple[Any, ...]]:
+    """All rows of a bounded input."""
+    reader, reads = PartitionReader(bars, given, 1_000), []
+    while not reader.ended:
+        reads.append(Read(*reader.read()))
+    reader.close()
+    return plain(reads)
