@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -36,7 +36,7 @@ from feature_repo.names import join_keys, view_name
 from operators.batch import Float64s, Int64s, Labels, Vectors
 from operators.feature_set import FeatureSet
 from sinks.errors import DeliveryError
-from sinks.online_cells import KEY_VERSION, MARK, KeyEncoder, Marks, read_marks
+from sinks.online_cells import KEY_VERSION, MARK, NO_MARK, KeyEncoder, Marks, read_marks
 from sinks.online_rows import Newest, Rows
 from sinks.online_store import Fence, Fencing, ServedView, value_columns
 
@@ -74,15 +74,7 @@ def open_view(store: FeatureStore, feature_set: FeatureSet, probe: str = "") -> 
         DeliveryError: when Feast does not read what is written, or the store refuses it.
         AwayError: when the store can't be reached.
     """
-    view = _registered(store, feature_set)
-    if store.config.entity_key_serialization_version != KEY_VERSION:
-        msg = (
-            f"view `{view.name}`: entity_key_serialization_version must be {KEY_VERSION}, found "
-            f"{store.config.entity_key_serialization_version}; set it in feature_store.yaml"
-        )
-        raise DeliveryError(msg)
-    feast = _Feast(store, view)
-    served = _fast(feast, feature_set) or ProviderView(feast, feature_set)
+    feast, served = _opened(store, feature_set)
     try:
         _read_back(feast, served, feature_set, f"{PROBE}{probe}")
     except BaseException:
@@ -91,6 +83,18 @@ def open_view(store: FeatureStore, feature_set: FeatureSet, probe: str = "") -> 
     finally:
         feast.release()
     return served
+
+
+def _opened(store: FeatureStore, feature_set: FeatureSet) -> tuple[_Feast, ServedView]:
+    view = _registered(store, feature_set)
+    if store.config.entity_key_serialization_version != KEY_VERSION:
+        msg = (
+            f"view `{view.name}`: entity_key_serialization_version must be {KEY_VERSION}, found "
+            f"{store.config.entity_key_serialization_version}; set it in feature_store.yaml"
+        )
+        raise DeliveryError(msg)
+    feast = _Feast(store, view)
+    return feast, _fast(feast, feature_set) or ProviderView(feast, feature_set)
 
 
 def _registered(store: FeatureStore, feature_set: FeatureSet) -> Any:
@@ -263,6 +267,34 @@ def _probe(feature_set: FeatureSet) -> tuple[Float64s, dict[str, Value]]:
     wanted["quality"] = Value(string_list_val=StringList(val=list(feature_set.quality)))
     wanted["coverage"] = Value(double_val=0.5)
     return np.array(values, np.float64).reshape(1, len(kinds)), wanted
+
+
+class ServedMarks:
+    """The marks of what is served of a set, to be compared; nothing is written.
+
+    Args:
+        store: a store in which the set's view is registered.
+        feature_set: the set.
+
+    Raises:
+        LookupError: when the view is not registered.
+    """
+
+    def __init__(self, store: FeatureStore, feature_set: FeatureSet) -> None:
+        self._feast, self._view = _opened(store, feature_set)
+        self._encode = KeyEncoder(join_keys(feature_set))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._view.close()
+        self._feast.release()
+
+    def of(self, entities: Sequence[tuple[str, ...]]) -> list[tuple[int, ...] | None]:
+        """The mark of each entity: time, known at, rows, final; None where nothing is served."""
+        found = self._view.marks([self._encode(entity) for entity in entities]).tolist()
+        return [None if mark[0] == NO_MARK else tuple(mark) for mark in found]
 
 
 # -- the slow way ------------------------------------------------------------------------------
