@@ -31,7 +31,8 @@ Inputs = Annotated[
     list[str],
     typer.Option(
         "--input", "-i", metavar="STREAM=PATH",
-        help="A .parquet, .csv or .jsonl file, or a folder of them; at least one per stream.",
+        help="A .parquet, .csv or .jsonl file, a folder of them, or table:NAME of the database "
+        "that RIFFLE_DATABASE__URL tells; at least one per stream.",
     ),
 ]  # fmt: skip
 Config = Annotated[

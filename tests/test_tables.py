@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from dataflows.recovery_folder import RecoveryError
 from dataflows.settings import SettingsError
 from dataflows.table_inputs import TableInputs
 from dataflows.table_inputs import database as told_database
-from feature_repo.streams import bars, windows
+from feature_repo.streams import bars, readings, windows
 from operators.decode import RefusedInputError
 from operators.streams import Stream
 from sinks.dataset import read_vectors
@@ -29,6 +30,7 @@ from sources.database import Database, DatabaseError
 from sources.messages import Read
 from sources.reader import PartitionReader, Position
 from sources.table_columns import TableName
+from sources.table_feed import plan_feed
 from sources.tables import InputTable, TableSnapshot
 from tests.input_tables import OHLCV, WINDOWS, connected, fill, letters, make, plain, tell
 from tests.test_backfill import Running
@@ -388,3 +390,18 @@ def test_a_database_that_is_away_is_told_without_secrets(
     with pytest.raises(DatabaseError, match=r"127\.0\.0\.1:1/d") as caught:
         scan_inputs(named_set("market_lab"), ["bars=table:ohlcv"])
     assert "hunter2" not in str(caught.value)
+
+
+def test_the_tables_of_the_documentation_can_be_read(url: str) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "table_sources.md").read_text()
+    with connected(url) as connection:
+        for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL):
+            connection.execute(block)
+        for stream, name in (
+            (bars, "ohlcv"),
+            (readings(100.0), "preprocessed_sensor_data"),
+            (windows, "windowed_sensor_data"),
+            (bars, "bars_of_quotes"),
+        ):
+            assert sliced(url, name, stream).size() == 0
+            plan_feed(connection, stream, TableName.of(name))
