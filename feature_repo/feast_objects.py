@@ -1,7 +1,8 @@
 """The Feast objects that follow from a feature set, so that no feature is listed a second time.
 
-Per set and version: the entities of its keys, a view over its gold dataset that can be pushed to,
-and a service. All carry the version in their name, so that versions are served side by side.
+Per set and version: the entities of its keys, a view over its past that can be pushed to, and a
+service. The past is in the set's table where there is a database, and else in the gold dataset. All
+carry the version in their name, so that versions are served side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ from typing import TypeAlias
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.data_format import ParquetFormat
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
 from feast.types import Array, Bool, Float64, Int64, String
+from psycopg import sql
 
 from feature_repo.names import join_keys, view_name
 from operators.feature_set import FeatureSet
@@ -21,7 +26,7 @@ from operators.feature_set import FeatureSet
 TYPES = {"number": Float64, "count": Int64, "flag": Bool}
 """Feast's type per kind of expression."""
 
-FeastObject: TypeAlias = Entity | FileSource | PushSource | FeatureView | FeatureService
+FeastObject: TypeAlias = Entity | PushSource | FeatureView | FeatureService
 
 
 def dataset_folder(feature_set: FeatureSet, gold_dir: Path) -> Path:
@@ -79,19 +84,43 @@ def entities(feature_set: FeatureSet) -> list[Entity]:
     ]
 
 
-def objects(feature_set: FeatureSet, gold_dir: Path) -> list[FeastObject]:
-    """Entities, push source, view and service of one set, over its folder of the gold dataset."""
+def history(
+    feature_set: FeatureSet, gold_dir: Path, namespace: str | None = None
+) -> FileSource | PostgreSQLSource:
+    """Where the past of a set is: its table, or its folder of the gold dataset.
+
+    Args:
+        feature_set: whose past.
+        gold_dir: root of the gold dataset.
+        namespace: schema of the tables, where there is a database.
+    """
     name = view_name(feature_set)
-    tags = {"feature_set": feature_set.name, "version": feature_set.version, **feature_set.labels}
-    gold = FileSource(
+    times = {"timestamp_field": "ts", "created_timestamp_column": "known_at"}
+    what = f"{feature_set.name} {feature_set.version}"
+    if namespace is not None:
+        return PostgreSQLSource(
+            name=f"{name}_table",
+            table=sql.Identifier(namespace, name).as_string(None),
+            description=f"table of {what}",
+            **times,
+        )
+    return FileSource(
         name=f"{name}_gold",
         path=str(dataset_folder(feature_set, gold_dir)),
         file_format=ParquetFormat(),
-        timestamp_field="ts",
-        created_timestamp_column="known_at",
-        description=f"gold dataset of {feature_set.name} {feature_set.version}",
+        description=f"gold dataset of {what}",
+        **times,
     )
-    push = PushSource(name=f"{name}_push", batch_source=gold)
+
+
+def objects(
+    feature_set: FeatureSet, gold_dir: Path, namespace: str | None = None
+) -> list[FeastObject]:
+    """Entities, push source, view and service of one set, over its past; see :func:`history`."""
+    name = view_name(feature_set)
+    tags = {"feature_set": feature_set.name, "version": feature_set.version, **feature_set.labels}
+    past = history(feature_set, gold_dir, namespace)
+    push = PushSource(name=f"{name}_push", batch_source=past)
     keys = entities(feature_set)
     view = FeatureView(
         name=name,
@@ -113,10 +142,12 @@ def objects(feature_set: FeatureSet, gold_dir: Path) -> list[FeastObject]:
     return [*keys, push, view, service]
 
 
-def all_objects(feature_sets: Iterable[FeatureSet], gold_dir: Path) -> dict[str, FeastObject]:
-    """The objects of several sets, each once, by kind and name."""
+def all_objects(
+    feature_sets: Iterable[FeatureSet], gold_dir: Path, namespace: str | None = None
+) -> dict[str, FeastObject]:
+    """The objects of several sets, each once, by kind and name; see :func:`history`."""
     found: dict[str, FeastObject] = {}
     for feature_set in feature_sets:
-        for item in objects(feature_set, gold_dir):
+        for item in objects(feature_set, gold_dir, namespace):
             found.setdefault(f"{type(item).__name__}_{item.name}", item)
     return found
