@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -157,6 +157,42 @@ def _once(table: pa.Table, keys: list[str]) -> tuple[pa.Table, list[tuple[str, .
     return table.filter(pa.array(first.to_numpy())), [tuple(row) for row in spelled.rows()]
 
 
+class Compared(Protocol):
+    """What a comparison has found.
+
+    Attributes:
+        held: the name of what was compared.
+        findings: the first ones.
+    """
+
+    held: str
+    findings: list[Finding]
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing is wrong."""
+
+    @property
+    def compared(self) -> int:
+        """How many vectors both sides have."""
+
+
+C_co = TypeVar("C_co", bound=Compared, covariant=True)
+"""What is found of the newest vectors."""
+
+
+class Serving(Protocol[C_co]):
+    """A place that holds only the newest vector of each entity."""
+
+    def compare(
+        self,
+        feature_set: FeatureSet,
+        computed: Iterable[pa.Table],
+        watch: Callable[[int, int], None],
+    ) -> C_co:
+        """Compares what it serves with the newest of the vectors that were computed."""
+
+
 class Computed(Protocol):
     """Vectors that are computed again."""
 
@@ -174,7 +210,8 @@ def verify(
     held: Sequence[Held],
     from_ns: int,
     watch: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Verified]:
+    serving: Sequence[Serving[C_co]] = (),
+) -> tuple[list[Verified], list[C_co]]:
     """Compares what is computed with what each of some places holds.
 
     Args:
@@ -183,6 +220,7 @@ def verify(
         held: who holds them.
         from_ns: the least time of those to compare.
         watch: is told how much is read of what is held.
+        serving: who holds the newest ones.
     """
     columns = schema(feature_set)
     with (
@@ -192,10 +230,20 @@ def verify(
         for table in computed.tables():
             left.add(table)
         to_ns = computed.final_until_ns
-        return [
-            _compared(feature_set, left, each, Path(folder), (from_ns, to_ns), watch)
-            for each in held
-        ]
+        span = (from_ns, to_ns)
+        return (
+            [_compared(feature_set, left, each, Path(folder), span, watch) for each in held],
+            [each.compare(feature_set, _within(left, span), watch) for each in serving],
+        )
+
+
+def _within(computed: Spill, span: tuple[int, int]) -> Iterator[pa.Table]:
+    """What was computed of a range, a piece at a time."""
+    from_ns, to_ns = span
+    for start_ns, stop_ns in spans([computed], ROWS_AT_ONCE):
+        start, stop = max(start_ns, from_ns), min(stop_ns, to_ns)
+        if start < stop:
+            yield computed.read(start, stop)
 
 
 def _compared(

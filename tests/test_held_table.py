@@ -136,7 +136,9 @@ def test_one_bit_is_noticed_wherever_it_is(plain):
     fill(plain, layout, vectors)
 
     def compared() -> tuple[int, set[str]]:
-        (result,) = verify(feature_set, Given(computed), [TableHeld(plain, feature_set)], FROM_NS)
+        (result,), _ = verify(
+            feature_set, Given(computed), [TableHeld(plain, feature_set)], FROM_NS
+        )
         assert not result.missing
         return result.different, {each.column for each in result.findings}
 
@@ -170,7 +172,7 @@ def test_minus_zero_is_not_zero(plain):
     zeros = replace(vectors, features={n: np.zeros(10) for n in vectors.features})
     fill(plain, TableLayout(feature_set, plain.schema), zeros)
     ask(plain, "UPDATE S.market_fs_v1 SET ret_1 = '-0' WHERE ts_ns = %s", int(zeros.ts_ns[0]))
-    (result,) = verify(
+    (result,), _ = verify(
         feature_set, Given(given(feature_set, zeros)), [TableHeld(plain, feature_set)], FROM_NS
     )
     assert [each.column for each in result.findings] == ["ret_1"]
@@ -184,7 +186,7 @@ def test_rows_that_lack_and_rows_too_many_are_found(plain):
     other = some_vectors(feature_set, 100, 4, TIMES_NS)
     half = given(feature_set, vectors).slice(0, 60)
     computed = pa.concat_tables([half, given(feature_set, other).slice(0, 7)])
-    (result,) = verify(feature_set, Given(computed), [TableHeld(plain, feature_set)], FROM_NS)
+    (result,), _ = verify(feature_set, Given(computed), [TableHeld(plain, feature_set)], FROM_NS)
     assert (result.same, result.missing, result.extra) == (60, 7, 40)
     assert result.held == f"table {plain.schema}.market_fs_v1"
 

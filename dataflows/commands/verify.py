@@ -1,4 +1,4 @@
-"""`riffle verify`: what the output topic holds of a range, beside what the topics say it must."""
+"""`riffle verify`: what topic, table and online store hold, beside what the inputs say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rich.text import Text
 from dataflows import live_state
 from dataflows.commands.backfill import row_bar
 from dataflows.commands.replay import show_limits, spelled
+from dataflows.held_online import OnlineHeld, Served
+from dataflows.held_table import TableHeld
 from dataflows.held_topic import TopicHeld
+from dataflows.live_context import database_of
 from dataflows.live_plan import FlowPlan, plan_flow
 from dataflows.live_settings import LiveSettings
 from dataflows.log_inputs import Range
@@ -20,7 +23,7 @@ from dataflows.named_sets import named_set
 from dataflows.recompute import recomputing
 from dataflows.replay import settings_of_set
 from dataflows.settings import SettingsError
-from dataflows.verify import Held, Verified, verify
+from dataflows.verify import Compared, Held, Verified, verify
 from operators.feature_set import FeatureSet
 from sources.kafka_client import Offsets
 
@@ -40,21 +43,42 @@ def run(console: Console, settings: LiveSettings, name: str, span: Range, *, as_
     feature_set = named_set(name)
     plan = plan_flow(settings_of_set(settings, name, feature_set))
     span, starts = since(console, plan, settings, span, quiet=as_json)
-    held: list[Held] = [TopicHeld(plan.connection, settings.sets[name].topic)]
+    held, serving = places(settings, name, plan, feature_set)
     quiet = Console(stderr=True) if as_json else console
     with (
         row_bar(quiet, "verify", "messages") as bar,
         recomputing(plan, feature_set, span, None, bar.show, starts) as (computation, inputs),
     ):
-        results = verify(feature_set, computation, held, span.from_ns, bar.show)
+        results, served = verify(feature_set, computation, held, span.from_ns, bar.show, serving)
+    equal = all(r.equal for r in results) and all(s.equal for s in served)
     until_ns = max(computation.final_until_ns, span.from_ns)
     if as_json:
-        console.print_json(told(feature_set, Range(span.from_ns, until_ns), results))
-        return all(result.equal for result in results)
+        console.print_json(told(feature_set, Range(span.from_ns, until_ns), results, served))
+        return equal
     for result in results:
         show(console, feature_set, result)
+    for each in served:
+        show_served(console, feature_set, each)
     show_limits(console, inputs, span, computation.final_until_ns)
-    return all(result.equal for result in results)
+    return equal
+
+
+def places(
+    settings: LiveSettings, name: str, plan: FlowPlan, feature_set: FeatureSet
+) -> tuple[list[Held], list[OnlineHeld]]:
+    """Where a flow writes a set's vectors: all of them, and the newest ones."""
+    sinks = settings.sets[name].sinks
+    held: list[Held] = []
+    serving = []
+    if "kafka" in sinks:
+        held.append(TopicHeld(plan.connection, settings.sets[name].topic))
+    if "table" in sinks:
+        held.append(TableHeld(database_of(settings), feature_set))
+    if "online" in sinks and settings.online is not None:
+        from feature_repo.store import open_store  # so that others do not load Feast
+
+        serving.append(OnlineHeld(open_store(settings.online.store)))
+    return held, serving
 
 
 def since(
@@ -89,7 +113,9 @@ def since(
     return Range(state.emit_from_ns, span.to_ns), starts
 
 
-def told(feature_set: FeatureSet, span: Range, results: Sequence[Verified]) -> str:
+def told(
+    feature_set: FeatureSet, span: Range, results: Sequence[Verified], served: Sequence[Served]
+) -> str:
     """The results as JSON."""
     return msgspec.json.encode(
         {
@@ -97,7 +123,7 @@ def told(feature_set: FeatureSet, span: Range, results: Sequence[Verified]) -> s
             "version": feature_set.version,
             "from": spelled(span.from_ns),
             "final_until": spelled(span.to_ns),
-            "equal": all(result.equal for result in results),
+            "equal": all(r.equal for r in results) and all(s.equal for s in served),
             "held": [
                 {
                     "name": result.held,
@@ -112,21 +138,27 @@ def told(feature_set: FeatureSet, span: Range, results: Sequence[Verified]) -> s
                 }
                 for result in results
             ],
+            "served": [
+                {
+                    "name": each.held,
+                    "equal": each.equal,
+                    "compared": each.compared,
+                    "same": each.same,
+                    "different": each.different,
+                    "later": each.later,
+                    "behind": each.behind,
+                    "missing": each.missing,
+                    "findings": each.findings,
+                }
+                for each in served
+            ],
         }
     ).decode()
 
 
 def show(console: Console, feature_set: FeatureSet, result: Verified) -> None:
     """Prints what a comparison has found."""
-    if result.findings:
-        keys = [feature_set.entity, *([feature_set.series] if feature_set.series else [])]
-        keys += [*feature_set.labels, "ts"]
-        title = f"{feature_set.name} {feature_set.version}: first differences"
-        table = Table("kind", *keys, "column", "computed", result.held, title=title)
-        for each in result.findings[:SHOWN]:
-            cells = [each.kind, *each.vector, each.column, each.computed, each.held]
-            table.add_row(*(Text(cell) for cell in cells))
-        console.print(table)
+    show_findings(console, feature_set, result)
     count = len(feature_set.feature_exprs)
     if result.equal:
         console.print(
@@ -143,3 +175,35 @@ def show(console: Console, feature_set: FeatureSet, result: Verified) -> None:
         console.print(
             "all that is missing is later than all that is there: the flow may only be behind"
         )
+
+
+def show_served(console: Console, feature_set: FeatureSet, result: Served) -> None:
+    """Prints what a comparison with an online store has found."""
+    show_findings(console, feature_set, result)
+    later = f"; {result.later:,} serve a later vector, which was not computed"
+    beyond = later if result.later else ""
+    if result.equal:
+        console.print(
+            f"[green]equal[/green]: the newest vectors of {result.compared:,} entities in "
+            f"{result.held}, bit for bit{beyond}"
+        )
+        return
+    console.print(
+        f"[red]different[/red]: of {result.compared:,} entities compared in {result.held} "
+        f"{result.different:,} differ; {result.behind:,} serve an older vector, {result.missing:,} "
+        f"none{beyond}"
+    )
+
+
+def show_findings(console: Console, feature_set: FeatureSet, result: Compared) -> None:
+    """Prints the first findings as a table."""
+    if not result.findings:
+        return
+    keys = [feature_set.entity, *([feature_set.series] if feature_set.series else [])]
+    keys += [*feature_set.labels, "ts"]
+    title = f"{feature_set.name} {feature_set.version}: first differences"
+    table = Table("kind", *keys, "column", "computed", result.held, title=title)
+    for each in result.findings[:SHOWN]:
+        cells = [each.kind, *each.vector, each.column, each.computed, each.held]
+        table.add_row(*(Text(cell) for cell in cells))
+    console.print(table)
