@@ -192,13 +192,13 @@ def apply(
         bool, typer.Option("--sql", help="Only print the SQL that tables need; change nothing.")
     ] = False,
 ) -> None:
-    """Make the topics and tables that a live flow needs; say what is wrong with those there are.
+    """Make the topics, tables and views that a live flow needs; say what is wrong with others.
 
     Tables are changed, too, when their set has gained a feature.
 
     Example: [bold]riffle apply flow.toml --partitions 8[/bold]
     """
-    from dataflows.commands import tables
+    from dataflows.commands import online, tables
     from dataflows.commands.live import apply as make
     from dataflows.live_settings import live_settings
 
@@ -209,6 +209,7 @@ def apply(
         else:
             fits = make(_console(), settings, partitions, replication)
             fits = tables.apply(_console(), settings) and fits
+            online.apply(_console(), settings)
     if not fits:
         raise typer.Exit(1)
 
