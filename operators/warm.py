@@ -164,7 +164,7 @@ def warm_copy_rows() -> None:
     array = bytes([0, 0, 0, 1] + [0] * 8 + [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 8]) + bytes(8)
     row = b"\0\2\0\0\0\x08" + bytes(8) + b"\0\0\0" + bytes([len(array)]) + array
     data = np.frombuffer(row, np.uint8)
-    first, length = np.empty((2, 1), np.int64), np.empty((2, 1), np.int64)
+    first, length = np.empty((2, 1), np.int32), np.empty((2, 1), np.int32)
     copy_rows.split(data, len(data), first, length)
     out, ends = np.empty(1, np.int64), np.empty(2, np.int64)
     copy_rows.wide(data, first[0], length[0], out)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import psycopg
 import pyarrow as pa
@@ -19,11 +20,13 @@ from psycopg import pq, sql
 from psycopg.errors import error_from_result
 from psycopg.rows import TupleRow
 
-from operators.batch import Int64s
 from operators.kernels import copy_rows
 
 Connection = psycopg.Connection[TupleRow]
 Buffer = bytes | bytearray | memoryview
+Int32s = npt.NDArray[np.int32]
+Bytes = npt.NDArray[np.uint8]
+Bools = npt.NDArray[np.bool_]
 
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 HEAD_BYTES = len(SIGNATURE) + 8
@@ -170,8 +173,11 @@ class CopyOut:
                 raise psycopg.DataError(msg)
             del held[:HEAD_BYTES]
             self._headed = True
-        data = np.frombuffer(bytes(held), np.uint8)
-        first, length = (np.empty((len(self._columns), count), np.int64) for _ in range(2))
+        data = np.frombuffer(held, np.uint8)
+        data.setflags(write=False)
+        # A block is far from the 2 GiB that these can tell, even with one row of the most there is.
+        places = (len(self._columns), min(count, len(held) // (2 + 4 * len(self._columns)) + 1))
+        first, length = (np.empty(places, np.int32) for _ in range(2))
         rows, after, how = copy_rows.split(data, len(data), first, length)
         if how == copy_rows.OTHER:
             msg = f"rows must have {len(self._columns)} columns, found others"
@@ -180,7 +186,7 @@ class CopyOut:
             while self._message() is not None:
                 pass
             self.ended = True
-        del held[:after]
+        self._bytes = held[after:]
         return pa.table(
             {
                 column.name: _array(column.kind, data, first[i, :rows], length[i, :rows])
@@ -189,7 +195,7 @@ class CopyOut:
         )
 
 
-def _array(kind: Kind, data: np.ndarray, first: Int64s, length: Int64s) -> pa.Array:
+def _array(kind: Kind, data: Bytes, first: Int32s, length: Int32s) -> pa.Array:
     """The values of a column."""
     null = length < 0
     mask = null if null.any() else None
@@ -209,7 +215,7 @@ def _array(kind: Kind, data: np.ndarray, first: Int64s, length: Int64s) -> pa.Ar
     return pa.array(values, mask=mask)
 
 
-def _texts(data: np.ndarray, first: Int64s, length: Int64s, mask: np.ndarray | None) -> pa.Array:
+def _texts(data: Bytes, first: Int32s, length: Int32s, mask: Bools | None) -> pa.Array:
     ends = np.empty(len(first) + 1, np.int64)
     out = np.empty(int(np.maximum(length, 0).sum()), np.uint8)
     copy_rows.texts(data, first, length, ends, out)
@@ -223,7 +229,7 @@ def _decimals(texts: pa.Array) -> pa.Array:
     return pl.Series(texts).cast(pl.Float64).to_arrow()
 
 
-def _lists(data: np.ndarray, first: Int64s, length: Int64s, mask: np.ndarray | None) -> pa.Array:
+def _lists(data: Bytes, first: Int32s, length: Int32s, mask: Bools | None) -> pa.Array:
     ends = np.empty(len(first) + 1, np.int64)
     copy_rows.count_elements(data, first, length, ends)
     out, null = np.empty(int(ends[-1]), np.int64), np.zeros(int(ends[-1]), np.bool_)

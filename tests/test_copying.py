@@ -61,7 +61,7 @@ def test_rows_are_split_as_their_naive_twin_does(
     data += b"\xff\xff" if ended else b""
     data = data[: len(data) - cut] if cut else data
     expected, _ = naive_rows(data, 2)
-    first, length = np.empty((2, most), np.int64), np.empty((2, most), np.int64)
+    first, length = np.empty((2, most), np.int32), np.empty((2, most), np.int32)
     array = np.frombuffer(data, np.uint8)
     found, after, how = copy_rows.split(array, len(data), first, length)
     told = [
@@ -79,7 +79,7 @@ def test_rows_are_split_as_their_naive_twin_does(
 
 def test_rows_of_another_number_of_fields_are_told() -> None:
     data = np.frombuffer(b"\0\3" + b"\xff" * 12, np.uint8)
-    first = np.empty((2, 1), np.int64)
+    first = np.empty((2, 1), np.int32)
     assert copy_rows.split(data, len(data), first, first.copy())[2] == copy_rows.OTHER
 
 

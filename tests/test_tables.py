@@ -27,6 +27,7 @@ from operators.decode import RefusedInputError
 from operators.streams import Stream
 from sinks.dataset import read_vectors
 from sources.database import Database, DatabaseError
+from sources.files import Input
 from sources.messages import Read
 from sources.reader import PartitionReader, Position
 from sources.table_columns import TableName
@@ -67,7 +68,7 @@ def url(database: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def read_all(
-    given: InputTable | Path,
+    given: Input | Path,
     stream: Stream = bars,
     rows: int = 97,
     position: Position | None = None,
