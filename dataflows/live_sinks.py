@@ -77,6 +77,9 @@ def _table(context: Context, name: str) -> Sink:
 
 
 def _online(context: Context, name: str) -> Sink:
+    from feature_repo.loading import load_feast
+
+    load_feast()
     from feature_repo.store import open_store
     from sinks.online import OnlineOutput, OnlineSink
     from sinks.online_lane import OnlineTenancy
