@@ -118,4 +118,4 @@ def _watch(context: Context, label: str) -> Callable[[Part], None]:
 
 
 def _timed(context: Context, label: str, sink: Sink) -> TimedSink:
-    return TimedSink(sink, context.observed.durations("sink", label))
+    return TimedSink(sink, label, context.observed)

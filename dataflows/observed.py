@@ -184,6 +184,7 @@ class Observed:
 
     Attributes:
         draining: whether the process was asked to stop.
+        failed: whether it can't go on, and is ending.
         recovery_s: how long the process took from its start until it went on; None before.
         started_s: when it was made, or recovered, on ``now_s``.
         epochs: how many epochs ended.
@@ -204,7 +205,7 @@ class Observed:
         self.shards = shards
         self.now_s = now_s
         self.wall_ns = wall_ns
-        self.draining = False
+        self.draining = self.failed = False
         self.started_s = now_s()
         self.recovery_s: float | None = None
         self.epochs = 0

@@ -77,7 +77,11 @@ class _SeenPartition(StatefulSourcePartition[Read, State]):
 
     def next_batch(self) -> list[Read]:
         began_s = perf_counter()
-        reads = self._part.next_batch()
+        try:
+            reads = self._part.next_batch()
+        except Exception as error:
+            self._observed.failed |= not isinstance(error, StopIteration)
+            raise
         if reads:
             self._observed.recovered()
             self._spent.add(perf_counter() - began_s)

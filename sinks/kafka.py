@@ -115,6 +115,12 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
         if self.lane is not None:
             self.lane.close()
 
+    def abandon(self) -> None:
+        """Lets go of everything as it is, and waits for nothing."""
+        for way in (self._direct, self._early, self.lane):
+            if way is not None:
+                way.abandon()
+
     def _producer(self, kind: str) -> Direct:
         sink = self._sink
         return Direct(sink.tenancy.progress.connection, f"{self.name} ({kind})", beat=sink.beat)

@@ -86,6 +86,10 @@ class Direct:
         self.flush()
         self._producer.close()
 
+    def abandon(self) -> None:
+        """Drops what is on its way."""
+        self._producer.purge()
+
     def check(self) -> None:
         """Raises the failure of an earlier record, if there was one."""
         self._producer.poll(0)

@@ -152,10 +152,14 @@ class Lane(ABC, Generic[W]):
         finally:
             self._stop()
 
-    def _stop(self) -> None:
+    def abandon(self) -> None:
+        """Lets go of the lane as it is, and waits for nothing."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+
+    def _stop(self) -> None:
+        self.abandon()
         self._thread.join(timeout=LONGEST_PAUSE_S)
 
     def _wait(self, ready: Callable[[], bool]) -> None:

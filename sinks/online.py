@@ -89,6 +89,10 @@ class OnlinePart(StatefulSinkPartition[Vectors, Held]):
         """Waits until the store serves everything."""
         self.lane.close()
 
+    def abandon(self) -> None:
+        """Lets go of the lane as it is, and waits for nothing."""
+        self.lane.abandon()
+
 
 class OnlineSink(LanesSink[Vectors, Held, OnlinePart]):
     """One set's newest vectors as the end of a flow of (lane, vectors).

@@ -64,6 +64,10 @@ class TablePart(StatefulSinkPartition[Vectors, Written]):
         """Waits until the table holds everything."""
         self.lane.close()
 
+    def abandon(self) -> None:
+        """Lets go of the lane as it is, and waits for nothing."""
+        self.lane.abandon()
+
     def _write_provisional(self, vectors: Vectors) -> None:
         """Hands those over whose final ones are still to come; these say nothing of progress."""
         self.settled.open(self.lane.state())

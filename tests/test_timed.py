@@ -65,7 +65,7 @@ def test_a_watched_flow_is_told_of_and_does_the_same(tmp_path, stop):
         keyed: Any = extract(
             "extract", routed, compile_plan(market), partitions, watch=observed.watch_engine
         )
-        op.output("write", keyed, TimedSink(sink, observed.durations("sink", "market")))
+        op.output("write", keyed, TimedSink(sink, "market", observed))
         return made
 
     init_db_dir(tmp_path, 1)
@@ -101,7 +101,56 @@ def test_a_failure_is_told_though_closing_fails_as_well(caplog):
 
     made = Dataflow("failing")
     read = op.input("read", made, TestingSource([("00", 1)]))
-    op.output("write", read, TimedSink(Failing(), Observed("riffle").durations("sink", "market")))
+    op.output("write", read, TimedSink(Failing(), "market", Observed("riffle")))
     with pytest.raises(OSError, match="the disk is full"):
         run_main(made)
     assert "could not be closed: and it still is" in caplog.text
+
+
+def test_a_flow_that_fails_waits_for_no_sink(caplog):
+    ended = []
+
+    class Away(Sink):
+        """A place that cannot be reached: who waits for it waits for ever."""
+
+        def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Any:
+            class Part(StatefulSinkPartition[Any, int]):
+                def write_batch(self, values: list[Any]) -> None:
+                    pass
+
+                def snapshot(self) -> int:
+                    return 0
+
+                def close(self) -> None:
+                    ended.append("closed")
+
+                def abandon(self) -> None:
+                    ended.append("abandoned")
+
+            return Part()
+
+    class Failing(Sink):
+        def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Any:
+            class Part(StatefulSinkPartition[Any, int]):
+                def write_batch(self, values: list[Any]) -> None:
+                    msg = "another run has taken over"
+                    raise OSError(msg)
+
+                def snapshot(self) -> int:
+                    return 0
+
+            return Part()
+
+    def run(*sinks: Sink) -> None:
+        made, observed = Dataflow("places"), Observed("riffle")
+        read = op.input("read", made, TestingSource([("00", 1)]))
+        for number, sink in enumerate(sinks):
+            op.output(f"write{number}", read, TimedSink(sink, f"place{number}", observed))
+        run_main(made)
+
+    run(Away())
+    assert ended == ["closed"]
+    ended.clear()
+    with pytest.raises(OSError, match="another run has taken over"):
+        run(Away(), Failing())
+    assert ended == ["abandoned"]
