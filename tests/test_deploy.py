@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
@@ -20,6 +21,7 @@ from dataflows import probe
 from dataflows.cli import app
 from dataflows.live_settings import LiveSettings, live_settings
 from dataflows.topics import wanted_topics
+from feature_repo.store import open_store
 from feature_repo.streams import bars, news
 from operators.decode import decode
 from sources.kafka_client import Connection
@@ -51,8 +53,9 @@ def test_each_profile_starts_what_it_needs():
             profiles.setdefault(profile, set()).add(name)
     assert profiles == {
         "kafka": {"kafka"},
-        "live": {"kafka", "topics", "live"},
-        "demo": {"kafka", "topics", "live", "feeder"},
+        "stores": {"timescale", "redis"},
+        "live": {"kafka", "timescale", "redis", "apply", "live"},
+        "demo": {"kafka", "timescale", "redis", "apply", "live", "feeder"},
     }
     for started in profiles.values():
         for name in started:
@@ -60,17 +63,17 @@ def test_each_profile_starts_what_it_needs():
 
 
 def test_what_must_be_there_first_is_waited_for():
-    assert SERVICES["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
-    assert SERVICES["live"]["depends_on"]["topics"] == {
-        "condition": "service_completed_successfully"
-    }
+    places = {name: {"condition": "service_healthy"} for name in ("kafka", "timescale", "redis")}
+    assert SERVICES["apply"]["depends_on"] == places
+    done = {"condition": "service_completed_successfully"}
+    assert SERVICES["live"]["depends_on"] == {**places, "apply": done}
 
 
 @services
 def test_services_are_checked_and_jobs_are_not(name):
     check = SERVICES[name]["healthcheck"]
-    assert ("test" in check) == (name in {"kafka", "live"})
-    assert check.get("disable", False) == (name not in {"kafka", "live"})
+    assert ("test" in check) == (name not in {"apply", "feeder"})
+    assert check.get("disable", False) == (name in {"apply", "feeder"})
 
 
 def test_a_flow_that_is_stopped_or_hangs_is_noticed_within_a_minute():
@@ -100,17 +103,18 @@ def test_our_containers_are_nobody_and_write_only_where_they_must(name):
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp:mode=1777,size=256m"]
     written = [each["target"] for each in service["volumes"] if not each.get("read_only")]
-    assert written == (["/var/lib/riffle"] if name == "live" else [])
+    assert written == (["/var/lib/riffle"] if name in {"apply", "live"} else [])
 
 
 @services
 def test_images_are_pinned(name):
     tag = chosen(SERVICES[name]["image"]).partition(":")[2]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
+    assert re.fullmatch(r"\d+\.\d+\.\d+(-pg\d+)?", tag)
 
 
-def test_kafka_is_the_one_that_the_tests_run():
+def test_kafka_and_timescaledb_are_those_that_the_tests_run():
     assert chosen(SERVICES["kafka"]["image"]) == f"apache/kafka:{versions.KAFKA}"
+    assert chosen(SERVICES["timescale"]["image"]).partition(":")[2].startswith("2.23.")
 
 
 @services
@@ -139,7 +143,7 @@ def test_every_command_exists(name):
 @ours
 def test_variables_are_settings(name):
     fields = {"RIFFLE_" + field.upper() for field in LiveSettings.model_fields}
-    fields |= {"RIFFLE_KAFKA__BOOTSTRAP", "RIFFLE_LOG_LEVEL"}
+    fields |= {"RIFFLE_KAFKA__BOOTSTRAP", "RIFFLE_LOG_LEVEL", "RIFFLE_DATABASE__URL"}
     assert set(SERVICES[name]["environment"]) <= fields
 
 
@@ -249,6 +253,26 @@ def test_the_flow_of_the_compose_file_is_one():
     settings = live_settings(DEPLOY / "riffle.toml")
     assert settings.kafka.bootstrap == "kafka:19092"
     assert {topic.name for topic in wanted_topics(settings, None)} >= {"bars", "news"}
+    assert settings.sets["market"].sinks == ["kafka", "table", "online"]
+
+
+def test_the_store_of_the_compose_file_is_one_that_feast_reads(tmp_path):
+    text = (DEPLOY / "feature_store.yaml").read_text("utf-8")
+    store = tmp_path / "feature_store.yaml"
+    store.write_text(text.replace("/var/lib/riffle", str(tmp_path)))
+    config = open_store(tmp_path).config
+    assert config.online_store.connection_string == "redis:6379"
+    assert config.online_store.skip_dedup
+
+
+def test_the_flow_writes_as_a_writer_and_apply_makes_as_the_owner():
+    """What each of these roles may do: test_table_roles.py."""
+    apply = urlsplit(SERVICES["apply"]["environment"]["RIFFLE_DATABASE__URL"])
+    live = urlsplit(live_settings(DEPLOY / "riffle.toml").database_url())
+    assert apply._replace(netloc="") == live._replace(netloc="")
+    assert apply.username == "riffle_owner"
+    users = (DEPLOY / "sql" / "users.sql").read_text("utf-8")
+    assert f"CREATE ROLE {live.username} LOGIN IN ROLE riffle_writer;" in users
 
 
 def test_the_sample_with_secrets_shows_none(tmp_path, monkeypatch):
