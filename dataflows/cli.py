@@ -284,6 +284,9 @@ def replay(
     topic: Annotated[
         str | None, typer.Option("--topic", help="Or the topic to write to, one of its own.")
     ] = None,
+    table: Annotated[
+        bool, typer.Option("--table", help="Or the set's table; of two vectors the newer stays.")
+    ] = False,
     history: Annotated[
         str | None,
         typer.Option(
@@ -301,9 +304,11 @@ def replay(
     """
     from dataflows.commands.replay import Request, parse_history, parse_span, run
     from dataflows.live_settings import live_settings
+    from dataflows.replay import Destination
 
     with _in_words():
-        request = Request(name, parse_span(from_, to), parse_history(history), output, topic)
+        destination = Destination(output, topic, table)
+        request = Request(name, parse_span(from_, to), destination, parse_history(history))
         run(_console(), live_settings(config), request)
 
 
@@ -315,7 +320,9 @@ def verify(
     config: FlowConfig = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Compute a range again and compare it bit for bit with the output topic; exit 1 if it differs.
+    """Compute a range again and compare it bit for bit with what is held; exit 1 if it differs.
+
+    The output topic, the table and the online store are compared, as the flow writes to them.
 
     Example: [bold]riffle verify market --from -1h --to -1m --config flow.toml[/bold]
     """

@@ -1,22 +1,29 @@
-"""Replays a range of a set's vectors from the topics of a flow into a dataset or another topic."""
+"""Replays a range of a set's vectors from a flow's topics into a dataset, a topic or its table."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
+from dataflows.live_context import database_of
 from dataflows.live_plan import FlowPlan
 from dataflows.live_settings import LiveSettings, SetTable
 from dataflows.recovery_folder import new_job
 from dataflows.settings import SettingsError
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
+from sinks.lane import Parcel
 from sinks.parquet import ParquetSink, dataset_folder
+from sinks.settled import cut_between_instants
 from sinks.shelf import OccupiedError, Owned
+from sinks.table_lane import MOST_ROWS, TableLane, TableTenancy
+from sinks.table_layout import TableLayout
 from sinks.vector_messages import Form, VectorMessages
+from sources.database import Connections
 from sources.kafka_client import Connection, KafkaInputError, topic_facts, words
 
 PART = "00"
@@ -165,11 +172,72 @@ class TopicTarget:
         self._check()
 
 
+class TableTarget:
+    """The table of a set, in which the newer of two vectors of one instant stays.
+
+    It is written as a flow writes it, by a lane of its own: of two replays at once, the later one
+    goes on. What one that died in the middle has written stays.
+
+    Args:
+        feature_set: whose vectors come.
+        flow: name of the flow.
+        connections: to the database.
+    """
+
+    def __init__(self, feature_set: FeatureSet, flow: str, connections: Connections) -> None:
+        self._count = 0
+        name = f"{flow}.{feature_set.name}.{feature_set.version}.replay"
+        layout = TableLayout(feature_set, connections.database.schema)
+        tenancy = TableTenancy(flow, new_job(), connections, take_over=True)
+        self._lane = TableLane(name, layout, tenancy)
+        self._lane.state()
+
+    def write(self, vectors: Vectors) -> None:
+        """Takes some vectors.
+
+        Raises:
+            SinkError: when the table does not take them.
+        """
+        for piece in cut_between_instants(vectors, MOST_ROWS):
+            self._count += len(piece)
+            # Nobody goes on from here: all that counts is that no two states are alike.
+            state = {"settled_ns": self._count}
+            size = len(piece) * 8 * (len(piece.features) + 5)
+            self._lane.put(Parcel(piece, state, len(piece), size))
+
+    def finish(self) -> None:
+        """Waits until all are there.
+
+        Raises:
+            SinkError: when the table does not take them.
+        """
+        self._lane.close()
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a replay goes: one of these.
+
+    Attributes:
+        output: the folder of a dataset.
+        topic: the name of a topic.
+        table: the set's own table.
+    """
+
+    output: Path | None = None
+    topic: str | None = None
+    table: bool = False
+
+    def __str__(self) -> str:
+        if self.table:
+            return "its table"
+        return f"{self.output}" if self.output else f"topic {self.topic}"
+
+
 def target_of(
     plan: FlowPlan,
     feature_set: FeatureSet,
-    output: Path | None,
-    topic: str | None,
+    destination: Destination,
     taken: Collection[str | None],
 ) -> Target:
     """Opens what a replay writes to.
@@ -177,19 +245,30 @@ def target_of(
     Args:
         plan: of a flow with this set alone.
         feature_set: the set.
-        output: the folder of a dataset.
-        topic: or the name of a topic.
+        destination: where to.
         taken: topics that the flow itself writes to.
 
     Raises:
         SettingsError: when it is not one thing, or a topic that the flow itself reads or writes.
+        SinkError: when the table can't be written.
     """
-    if output is not None and topic is None:
-        return DatasetTarget(feature_set, output, {"topics": dict(plan.topics)})
-    if topic is None or output is not None:
-        given = "none" if topic is None else "both"
-        msg = f"riffle replay: must write either to --output DIR or to --topic T, found {given}"
+    output, topic = destination.output, destination.topic
+    given = [
+        name
+        for name, told in (("--output", output), ("--topic", topic), ("--table", destination.table))
+        if told
+    ]
+    if len(given) != 1:
+        msg = (
+            "riffle replay: must write to one of --output DIR, --topic T and --table, found "
+            f"{' and '.join(given) or 'none'}"
+        )
         raise SettingsError(msg)
+    if output is not None:
+        return DatasetTarget(feature_set, output, {"topics": dict(plan.topics)})
+    if topic is None:
+        connections = Connections(database_of(plan.settings))
+        return TableTarget(feature_set, plan.settings.name, connections)
     if topic in {*plan.topics.values(), *taken}:
         msg = (
             f"--topic {topic}: must be a topic that the flow neither reads nor writes, found one "

@@ -30,7 +30,7 @@ from dataflows.live_state import TopicFacts, new_state
 from dataflows.log_inputs import Range, needed_history_ns
 from dataflows.named_sets import named_set
 from dataflows.recompute import recomputing
-from dataflows.replay import TopicTarget, settings_of_set
+from dataflows.replay import Destination, TopicTarget, settings_of_set
 from operators.batch import NO_CLOCK_NS
 from operators.feature_set import FeatureSet
 from operators.frames import schema
@@ -160,7 +160,7 @@ def expected(feature_set: FeatureSet, span: Range, **frames: pl.DataFrame) -> pl
 
 
 def replayed(flow: Flow, name: str, span: Range, folder: str, history_ns: int | None = None) -> Any:
-    request = Request(name, span, history_ns, flow.folder / folder)
+    request = Request(name, span, Destination(flow.folder / folder), history_ns)
     run(Console(quiet=True), flow.settings(), request)
     return read_vectors(flow.folder / folder)
 
@@ -201,7 +201,11 @@ def written(flow: Flow, span: Range = SPAN) -> None:
     apart = Flow(
         flow.bootstrap, flow.topics, flow.output, flow.clock, flow.folder, flow.inputs, sets=held
     )
-    run(Console(quiet=True), apart.settings(), Request("market", span, topic=flow.output))
+    run(
+        Console(quiet=True),
+        apart.settings(),
+        Request("market", span, Destination(topic=flow.output)),
+    )
 
 
 def held_messages(flow: Flow) -> list[dict[str, Any]]:
@@ -565,12 +569,16 @@ def test_vectors_as_arrow_verify_too(market):
     apart = {"market": {"topic": "another", "form": "arrow"}}
     flow = Flow(market.bootstrap, market.topics, "another", market.clock, market.folder, sets=apart)
     # Two ranges, so that an Arrow message more is there of a vector that is there already.
-    run(Console(quiet=True), flow.settings(), Request("market", SPAN, topic=market.output))
+    run(
+        Console(quiet=True),
+        flow.settings(),
+        Request("market", SPAN, Destination(topic=market.output)),
+    )
     assert verified(market, code=0)["held"][0]["same"] == 240
     run(
         Console(quiet=True),
         flow.settings(),
-        Request("market", minutes(69, 70), topic=market.output),
+        Request("market", minutes(69, 70), Destination(topic=market.output)),
     )
     assert verified(market, code=1)["held"][0]["twice"] == len(NAMES)
 
@@ -578,8 +586,8 @@ def test_vectors_as_arrow_verify_too(market):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ([], "must write either to --output DIR or to --topic T, found none"),
-        (["-o", "gold", "--topic", "t"], "--output DIR or to --topic T, found both"),
+        ([], "must write to one of --output DIR, --topic T and --table, found none"),
+        (["-o", "gold", "--topic", "t"], "found --output and --topic"),
         (["--topic", "{bars}"], "must be a topic that the flow neither reads nor writes"),
         (["--topic", "{output}"], "must be a topic that the flow neither reads nor writes"),
         (["--topic", "no-such-topic"], "topic `no-such-topic` must exist"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -15,7 +14,7 @@ from dataflows.live_settings import LiveSettings
 from dataflows.log_inputs import LogInput, Range
 from dataflows.named_sets import named_set
 from dataflows.recompute import recomputing
-from dataflows.replay import settings_of_set, target_of
+from dataflows.replay import Destination, settings_of_set, target_of
 from dataflows.settings import SettingsError
 from dataflows.times import parse_time_ns
 from operators.durations import parse_duration_ns
@@ -29,15 +28,13 @@ class Request:
         name: of the set, as on the command line.
         span: the range.
         history_ns: how long before it to begin, if not as the set needs.
-        output: folder of a dataset.
-        topic: or a topic.
+        destination: where to.
     """
 
     name: str
     span: Range
+    destination: Destination
     history_ns: int | None = None
-    output: Path | None = None
-    topic: str | None = None
 
 
 def parse_span(from_: str, to: str) -> Range:
@@ -105,7 +102,7 @@ def run(console: Console, settings: LiveSettings, request: Request) -> int:
     taken = {
         name for each in settings.sets.values() for name in (each.topic, each.provisional_topic)
     }
-    target = target_of(plan, feature_set, request.output, request.topic, taken)
+    target = target_of(plan, feature_set, request.destination, taken)
     with (
         row_bar(console, "replay", "messages") as bar,
         recomputing(plan, feature_set, request.span, request.history_ns, bar.show) as (
@@ -118,6 +115,5 @@ def run(console: Console, settings: LiveSettings, request: Request) -> int:
         target.finish()
     show_account(console, computation.account(), dict(computation.dead))
     show_limits(console, inputs, request.span, computation.final_until_ns)
-    where = request.output or f"topic {request.topic}"
-    console.print(f"[green]done[/green]: {computation.given:,} vectors in {where}")
+    console.print(f"[green]done[/green]: {computation.given:,} vectors in {request.destination}")
     return computation.given
