@@ -201,12 +201,12 @@ class LooseSink(DynamicSink[Any]):
 @broken("kills", "vectors missing", LONG)
 def dynamic_sink() -> None:
     """Writes to a sink that Bytewax does not wait for."""
-    sink = live._sink
+    sinks_of = live.sinks_of
 
-    def loose(*args: Any) -> LooseSink:
-        return LooseSink(sink(*args)._sink)
+    def loose(*args: Any) -> dict[str, LooseSink]:
+        return {place: LooseSink(sink._sink) for place, sink in sinks_of(*args).items()}
 
-    patch(live, "_sink", loose)
+    patch(live, "sinks_of", loose)
 
 
 @broken("kills", "vectors missing")
