@@ -387,7 +387,7 @@ class Decoder:
         parsed[self.roles.time] = time = self._event_time(parsed)
 
         def show_raw(name: str, row: int) -> str:
-            return show(_python(_array(table, name)[row]))
+            return show(_python(_whole(columns.get(name, missing))[row]))
 
         checks = Checks(self.stream, self.roles, parsed, show_raw, table.num_rows)
         stream = self.stream

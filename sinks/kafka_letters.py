@@ -27,6 +27,8 @@ from sinks.letters import rows_as_json
 
 PREFIX = "__riffle.errors."
 """Of the names of our headers."""
+OFFSET, STAMP = PREFIX + "offset", PREFIX + "timestamp_ms"
+REASON, MESSAGE = PREFIX + "reason", PREFIX + "message"
 
 
 def dead_topic(topic: str) -> str:
@@ -123,6 +125,10 @@ class LettersPart(StatefulSinkPartition[Letters, Kept]):
         """Waits until Kafka holds all letters."""
         self.lane.close()
 
+    def abandon(self) -> None:
+        """Lets go of the lane as it is, and waits for nothing."""
+        self.lane.abandon()
+
     def _write(self, lot: _Lot) -> None:
         positions = self._known()
         kept = np.flatnonzero(lot.order > positions.get(lot.kind, -(2**63)))
@@ -192,7 +198,9 @@ class KafkaLettersSink(LanesSink[Letters, Kept, LettersPart]):
         """Sorts letters by kind."""
         if isinstance(letters, RefusedBy):
             return [self._refused(letters)] if len(letters.refused.batch) else []
-        late = np.array([reason == Reason.LATE for reason in letters.reasons], np.bool_)
+        late = np.full(len(letters), Reason.LATE in letters.reasons)
+        if late.any():
+            late[:] = [reason == Reason.LATE for reason in letters.reasons]
         kinds = (("dead", dead_topic, ~late), ("late", late_topic, late))
         return [
             self._read(letters, kind, topic_of, np.flatnonzero(chosen))
@@ -206,30 +214,36 @@ class KafkaLettersSink(LanesSink[Letters, Kept, LettersPart]):
         """Letters of a source, as they stood in its log."""
         topic = self._topics[letters.stream]
         own = rows.tolist()
+        place = self._marks(topic, letters.partition)
 
         def render(some: list[int]) -> Records:
-            keys: list[bytes | None] = []
-            values: list[bytes | None] = []
-            headers: list[Headers] = []
-            for row in (own[index] for index in some):
-                record = letters.records[row] if letters.records else None
-                reason = letters.reasons[row]
-                keys.append(record.key if record else None)
-                values.append(None if reason == Reason.TOMBSTONE else letters.originals[row])
-                headers.append(
-                    [
-                        *(record.headers if record else ()),
-                        *self._marks(topic, letters.partition),
-                        *_mark("offset", letters.positions[row]),
-                        *_mark("timestamp_ms", record.timestamp_ms if record else None),
-                        *_mark("reason", reason),
-                        *_mark("message", letters.messages[row]),
-                    ]
-                )
+            chosen = [own[index] for index in some]
+            keys: list[bytes | None] = [None] * len(chosen)
+            stood: list[Headers] = [place] * len(chosen)
+            stamps: list[Headers] = [[]] * len(chosen)
+            if letters.records:
+                records = [letters.records[row] for row in chosen]
+                keys = [record.key for record in records]
+                stood = [[*record.headers, *place] for record in records]
+                stamps = [[(STAMP, b"%d" % record.timestamp_ms)] for record in records]
+            headers: list[Headers] = [
+                [
+                    *before,
+                    (OFFSET, b"%d" % letters.positions[row]),
+                    *stamp,
+                    (REASON, letters.reasons[row].encode()),
+                    (MESSAGE, letters.messages[row].encode()),
+                ]
+                for row, before, stamp in zip(chosen, stood, stamps, strict=True)
+            ]
+            values = [
+                None if letters.reasons[row] == Reason.TOMBSTONE else letters.originals[row]
+                for row in chosen
+            ]
             return Records(topic_of(topic), keys, values, headers)
 
         order = np.array(letters.positions, np.int64)[rows]
-        size = sum(len(letters.originals[row]) + 1_000 for row in own)
+        size = sum(len(letters.originals[row]) for row in own) + len(own) * 1_000
         return _Lot(f"{topic}/{letters.partition}/{kind}", order, render, size)
 
     def _refused(self, letters: RefusedBy) -> _Lot:

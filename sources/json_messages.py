@@ -56,13 +56,17 @@ class JsonMessages:
         unread: list[Unread] = []
         records: list[Any] = []
         left: list[int] = []
-        for index in np.flatnonzero(~read).tolist():
-            record = self._record(texts[index], suspect=found.state[index] == numbers.SUSPECT)
+        others = np.flatnonzero(~read)
+        suspects = (found.state[others] == numbers.SUSPECT).tolist()
+        for index, suspect in zip(others.tolist(), suspects, strict=True):
+            record = self._record(texts[index], suspect=suspect)
             if isinstance(record, tuple):
                 unread.append(Unread(there[index], *record))
             else:
                 records.append(record)
                 left.append(there[index])
+        if not records:
+            return groups, unread
         arrays = {
             name: self._records.array(name, list(map(attrgetter(f"f{number}"), records)))
             for number, name in enumerate(self._columns)
@@ -81,11 +85,12 @@ class JsonMessages:
             value: the message.
             suspect: whether it may be too deep, or have a key twice.
         """
-        try:
-            value.decode()
-        except UnicodeDecodeError as error:
-            found = f"byte 0x{value[error.start]:02x} at {error.start}"
-            return Reason.NOT_UTF8, f"a message must be UTF-8, got {found}"
+        if not value.isascii():
+            try:
+                value.decode()
+            except UnicodeDecodeError as error:
+                found = f"byte 0x{value[error.start]:02x} at {error.start}"
+                return Reason.NOT_UTF8, f"a message must be UTF-8, got {found}"
         most = objects.MOST_DEPTH
         if suspect and value.count(b"{") + value.count(b"[") > most:
             depth = objects.nesting(np.frombuffer(value, np.uint8))

@@ -19,7 +19,6 @@ from operators.dead_letters import Reason
 from operators.streams import Stream
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
-NOT_FINITE = (b"NaN", b"Infinity")
 TYPES: dict[str, Any] = {
     "number": float | None,
     "id": int | str | None,
@@ -75,15 +74,15 @@ class JsonRecords:
 
     def problem(self, text: bytes, columns: Sequence[str], error: Exception) -> tuple[Reason, str]:
         """What is wrong with a text that could not be decoded, given what the decoder said."""
-        not_finite = "out of range" in str(error) or any(word in text for word in NOT_FINITE)
-        if type(error) is msgspec.DecodeError and not not_finite:
+        out_of_range = "out of range" in str(error) or b"NaN" in text or b"Infinity" in text
+        if type(error) is msgspec.DecodeError and not out_of_range:
             # A second look at what is no JSON at all would cost as much as twenty good texts.
             return self.malformed(error)
         return self._problem(text, columns) or self.malformed(error)
 
     def _problem(self, text: bytes, columns: Sequence[str]) -> tuple[Reason, str] | None:
         try:
-            record = json.loads(text, parse_constant=_no_json, object_pairs_hook=_distinct)
+            record = _loaded(text, _STRICT)
         except _DoubledKeyError as error:
             return twice_in_an_object(str(error))
         except _NotFiniteError as error:
@@ -115,7 +114,7 @@ def twice_in_an_object(key: str) -> tuple[Reason, str]:
 def doubled_key(text: bytes) -> str | None:
     """The first key that an object in a text has twice; None if there is none, or it is no JSON."""
     try:
-        json.loads(text, object_pairs_hook=_distinct)
+        _loaded(text, _DISTINCT)
     except _DoubledKeyError as error:
         return str(error)
     except (ValueError, RecursionError):
@@ -141,6 +140,17 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise _DoubledKeyError(next(name for name in names if names.count(name) > 1))
     return record
+
+
+# To make one takes as long as to read a message with it.
+_DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)
+_STRICT = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_json)
+
+
+def _loaded(text: bytes, decoder: json.JSONDecoder) -> Any:
+    """What a text says; one that may be of another encoding than UTF-8 is read as that."""
+    encoding = "utf-8" if text[:1] == b"{" and text[1:2] != b"\0" else json.detect_encoding(text)
+    return decoder.decode(text.decode(encoding, "surrogatepass"))
 
 
 def _finite(value: Any) -> bool:
