@@ -104,9 +104,9 @@ def measure(
     cores = sorted(os.sched_getaffinity(0), reverse=True)
     with ExitStack() as stack:
         stack.enter_context(on_core(bootstrap, cores[-1]))
-        past = _past(count)
-        clean = _filled(stack, bootstrap, ((message, True) for message in past))
-        mixed = _filled(stack, bootstrap, _spoilt(past))
+        past = past_of(count)
+        clean = filled(stack, bootstrap, ((message, True) for message in past))
+        mixed = filled(stack, bootstrap, _spoilt(past))
         (produced,) = stack.enter_context(topics(bootstrap, {"vectors": PARTITIONS}))
         first, with_bad = (_run(bootstrap, inputs, cores[0]) for inputs in (clean, mixed))
         _check(first, with_bad, clean, mixed)
@@ -219,7 +219,7 @@ def _looped(loops: Sequence[Child]) -> Looped:
 # -- messages ---------------------------------------------------------------------------------
 
 
-def _past(count: int) -> list[Sent]:
+def past_of(count: int) -> list[Sent]:
     """A market's last so many messages, stamped as if each had come 1 s after its time."""
     return list(Market().history(count, _start_ms(count)))
 
@@ -229,7 +229,7 @@ def _start_ms(count: int) -> int:
     return (time.time_ns() // 10**6 // MINUTE_MS - minutes) * MINUTE_MS
 
 
-def _filled(stack: ExitStack, bootstrap: str, messages: Iterable[tuple[Sent, bool]]) -> Inputs:
+def filled(stack: ExitStack, bootstrap: str, messages: Iterable[tuple[Sent, bool]]) -> Inputs:
     """Topics with messages; each says whether it can be used."""
     bars, news = stack.enter_context(topics(bootstrap, {"bars": PARTITIONS, "news": PARTITIONS}))
     sent, closed = [0, 0, 0], 2 * INSTRUMENTS

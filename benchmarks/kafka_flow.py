@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import tempfile
@@ -41,6 +42,7 @@ class Flow:
         settings: of the set's table, beyond the topic.
         kafka: of the Kafka table, beyond the address.
         shards: how many processes share the partitions.
+        more: other tables of the settings, as TOML.
     """
 
     name: str
@@ -49,9 +51,10 @@ class Flow:
     feature_set: str
     output: str
     arrival: str = "broker"
-    settings: Mapping[str, str] | None = None
+    settings: Mapping[str, str | list[str]] | None = None
     kafka: Mapping[str, str] | None = None
     shards: int = 1
+    more: str = ""
 
     def toml(self, recovery: Path) -> str:
         """The settings as a file."""
@@ -68,7 +71,7 @@ class Flow:
             lines += [f"[inputs.{stream}]", *_pairs(told)]
         given = {"topic": self.output, **(self.settings or {})}
         lines += [f'[sets."{self.feature_set}"]', *_pairs(given)]
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, self.more]) + "\n"
 
     def letters(self) -> list[str]:
         """The topics of what was not used."""
@@ -76,7 +79,7 @@ class Flow:
 
 
 def _pairs(told: Mapping[str, Any]) -> list[str]:
-    return [f'{name} = "{value}"' for name, value in told.items()]
+    return [f"{name} = {json.dumps(value)}" for name, value in told.items()]
 
 
 class EndedError(RuntimeError):
@@ -180,4 +183,5 @@ def running(flow: Flow, core: int | None) -> Iterator[Running]:
             kafka = settings.kafka
             own = [flow.output, kafka.clock_topic, kafka.progress_topic, *flow.letters()]
             provisional = (flow.settings or {}).get("provisional_topic")
-            remove(flow.bootstrap, [*own, *([provisional] if provisional else [])])
+            early = [str(provisional)] if provisional else []
+            remove(flow.bootstrap, [*own, *early])

@@ -15,6 +15,7 @@ from benchmarks import (
     memory,
     online,
     parquet,
+    places,
     report,
     small,
     state,
@@ -40,6 +41,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
             "latency": lambda: kafka_latency.measure(kafka_latency.QUICK),
             "tables": lambda: tables.measure(10_000, 0),
             "online": lambda: online.measure(300, 0),
+            "places": lambda: places.measure(4_000, 0),
         }
     return {
         "columns": lambda: columns.measure(4_000_000, rounds),
@@ -51,6 +53,7 @@ def _questions(quick: bool, rounds: int, memory_rows: int) -> dict[str, Callable
         "latency": lambda: kafka_latency.measure(kafka_latency.FULL),
         "tables": lambda: tables.measure(500_000, rounds),
         "online": lambda: online.measure(5_000, rounds),
+        "places": lambda: places.measure(300_000, rounds),
     }
 
 

@@ -51,6 +51,19 @@ def test_a_quick_run_over_online_stores_serves_what_push_does(
     assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 2
 
 
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_quick_run_over_three_places_finds_the_same_in_all(
+    kafka: str, postgres: str, redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, address in (("KAFKA", kafka), ("POSTGRES", postgres), ("REDIS", redis)):
+        monkeypatch.setenv(f"RIFFLE_TEST_{name}", address)
+    run.main(["--quick", "--only", "places", "--results", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    assert len(json.loads(path.read_text(encoding="utf-8"))["lines"]) == 1
+
+
 def test_outputs_that_differ_are_refused_before_anything_is_timed() -> None:
     contenders = [
         contest.Contender(
