@@ -18,7 +18,7 @@ import numpy as np
 from bytewax.outputs import DynamicSink, FixedPartitionedSink, StatelessSinkPartition
 from confluent_kafka import Producer
 
-from dataflows import live
+from dataflows import live, live_sinks
 from operators import extract
 from operators import snapshot as state
 from operators.batch import Vectors
@@ -201,7 +201,7 @@ class LooseSink(DynamicSink[Any]):
 @broken("kills", "vectors missing", LONG)
 def dynamic_sink() -> None:
     """Writes to a sink that Bytewax does not wait for."""
-    sinks_of = live.sinks_of
+    sinks_of = live_sinks.sinks_of
 
     def loose(*args: Any) -> dict[str, LooseSink]:
         return {place: LooseSink(sink._sink) for place, sink in sinks_of(*args).items()}
