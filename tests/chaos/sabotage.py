@@ -40,7 +40,8 @@ from tests.chaos.tables import PROGRESS
 
 VARIABLE = "CHAOS_SABOTAGE"
 """Names the breaker, to the module that the broken flow is started from."""
-PIECE = 2
+PIECES, PIECE_S = 6, 0.07
+"""A lane gives vectors twice a second, so that it is at work most of the time."""
 BETWEEN_S = 0.2
 SHORT, LONG = "100ms", "3s"
 Breaker = Callable[[], None]
@@ -215,11 +216,18 @@ def transactions_cut_inside_instants() -> None:
 
     def pieces(vectors: Vectors, most: int) -> Iterator[Vectors]:
         order = np.argsort(vectors.ts_ns, kind="stable")
-        for start in range(0, len(order), PIECE):
-            yield vectors.take(order[start : start + PIECE])
+        for piece in np.array_split(order, min(PIECES, len(order))):
+            yield vectors.take(piece)
+
+    write = KafkaLane._write
+
+    def paced(self: KafkaLane, parcels: list[Any]) -> None:
+        write(self, parcels)
+        time.sleep(PIECE_S)  # so that a kill comes between two of them
 
     patch(settled, "cut_between_instants", pieces)
     patch(kafka_lane, "MOST_RECORDS", 1)
+    patch(KafkaLane, "_write", paced)
 
 
 # -- tables -------------------------------------------------------------------------------------
