@@ -70,7 +70,6 @@ class Table:
     def make(self, settings: LiveSettings) -> None:
         """Makes the table, as ``riffle apply`` does."""
         from dataflows.tables import apply_tables
-
         from sources.database import Database
 
         apply_tables(Database(settings.database_url()), [market])
