@@ -111,6 +111,7 @@ class Commits:
             with self._table.connect() as connection:
                 connection.execute(f"SELECT pg_advisory_lock({TRAP})")
                 yield self._waiting("advisory")
+                # Finds out whether the server is gone, which leaving the block would stumble over.
                 with suppress(psycopg.OperationalError):
                     connection.execute("SELECT 1")
 

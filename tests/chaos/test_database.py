@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 
@@ -18,7 +17,7 @@ from tests.services import postgres
 
 SHAPE = Shape(instruments=400, news_per_s=160)
 DEATHS = 5
-LOCK_S = float(os.environ.get("RIFFLE_CHAOS_LOCK_S", "60"))
+LOCK_S = 60.0
 MOST_GROWTH_MB = 16.0
 READ_AHEAD = {"queued.max.messages.kbytes": "1024"}
 """What Kafka's client reads ahead; it would hide what the flow keeps."""
