@@ -141,9 +141,10 @@ def read_only_in_part(batch: Batch) -> list[Batch]:
 
 def warm_objects() -> None:
     """Runs the kernels of JSON over arrays like those of messages."""
-    data = np.frombuffer(b'{"a":"x","b":1.5,"c":[1,2],"d":{"e":1}}', np.uint8)
-    names = np.frombuffer(b"abc", np.uint8)
-    ends = np.array([len(data)])
+    spare = bytes(objects.SPARE)
+    data = np.frombuffer(b'{"a":"x","b":1.5,"c":[1,2],"d":{"e":1}}' + spare, np.uint8)
+    names = np.frombuffer(b"abc" + spare, np.uint8)
+    ends = np.array([len(data) - objects.SPARE])
     out = np.zeros(1, np.uint8)
     kinds = np.array([numbers.OF_ID, numbers.OF_NUMBER, numbers.OF_SAMPLES], np.uint8)
     what = np.zeros((3, 1), np.uint8)

@@ -61,7 +61,7 @@ class PlainObjects:
         self._kinds = kinds
         self._numbers = np.array([KINDS[kind] for kind in kinds.values()], np.uint8)
         encoded = [name.encode() for name in kinds]
-        self._text = np.frombuffer(b"".join(encoded), np.uint8)
+        self._text = np.frombuffer(b"".join([*encoded, _SPARE]), np.uint8)
         self._name_at = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
         self._scratch = _Scratch(len(kinds), 0)
 
@@ -71,7 +71,7 @@ class PlainObjects:
         if columns > MOST_COLUMNS:
             nothing = pa.table({name: pa.nulls(0) for name in self._kinds})
             return Plain(np.full(count, numbers.SUSPECT, np.uint8), nothing)
-        data = np.frombuffer(b"".join(values) or b"\0", np.uint8)
+        data = np.frombuffer(b"".join([*values, _SPARE]), np.uint8)
         lengths = np.fromiter(map(len, values), np.int64, count)
         ends = np.cumsum(lengths)
         if count > self._scratch.rows:
@@ -98,6 +98,7 @@ class PlainObjects:
 
 
 _SUSPECT = np.uint8(numbers.SUSPECT)
+_SPARE = bytes(objects.SPARE)
 
 
 def _ids(

@@ -27,11 +27,34 @@ from operators.kernels.numbers import (
     blanks,
     is_number,
 )
+from operators.kernels.words import borrowed, load_8, lowest
 
 MOST_DEPTH = 32
 MOST_KEYS = 256
 _SPACE, _QUOTE, _COMMA, _MINUS, _ZERO, _NINE = 32, 34, 44, 45, 48, 57
 _COLON, _OPEN_LIST, _ESCAPE, _END_LIST, _OPEN, _END = 58, 91, 92, 93, 123, 125
+SPARE = 8
+"""Bytes that must lie behind the objects and behind the names, for they are read in words."""
+
+
+_ONES, _TOPS = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+"""A word of bytes that are 1, and of bytes whose top bit is set."""
+
+
+@inlined
+def _equal(word, byte):
+    """Sets the top bits of bytes that are equal to one; the lowest that is set is right.
+
+    Other bits mean nothing.
+    """
+    differs = word ^ (np.uint64(byte) * _ONES)
+    return (differs - _ONES) & ~differs
+
+
+@inlined
+def _less(word, bound):
+    """Sets the top bits of bytes below a bound, as :func:`_equal` does."""
+    return (word - np.uint64(bound) * _ONES) & ~word
 
 
 @inlined
@@ -40,6 +63,15 @@ def _string(data, at, end):
     escaped = False
     foreign = False
     while at < end:
+        word = load_8(data, at)
+        marks = _equal(word, _QUOTE) | _equal(word, _ESCAPE) | _less(word, _SPACE) | word
+        marks &= _TOPS
+        if marks == 0:
+            at += 8
+            continue
+        at += lowest(marks) >> 3
+        if at >= end:
+            break
         byte = data[at]
         if byte == _QUOTE:
             return at, escaped, foreign
@@ -48,7 +80,7 @@ def _string(data, at, end):
             at += 1
         elif byte < _SPACE:
             return -1, escaped, foreign
-        elif byte >= 128:
+        else:
             foreign = True
         at += 1
     return -1, escaped, foreign
@@ -71,6 +103,7 @@ def _nested(data, at, end, keys, known):
 
     Objects and lists must close each other in order, no object may have a key twice.
     """
+    data, keys = borrowed(data), borrowed(keys)
     is_object = np.empty(MOST_DEPTH + 1, np.bool_)
     first_key = np.empty(MOST_DEPTH + 1, np.int64)
     depth = 1  # that of the object around it
@@ -123,10 +156,16 @@ def _hash(data, start, end):
 
 @inlined
 def _is(data, at, length, names, first):
-    same = True
-    for i in range(length):
-        same &= data[at + i] == names[first + i]
-    return same
+    differ = np.uint64(0)
+    while length >= 8:
+        differ |= load_8(data, at) ^ load_8(names, first)
+        at += 8
+        first += 8
+        length -= 8
+    if length > 0:
+        rest = load_8(data, at) ^ load_8(names, first)
+        differ |= rest << np.uint64(8 * (8 - length))
+    return differ == 0
 
 
 @inlined
@@ -160,11 +199,14 @@ def _repeated(data, begun, at, keys, known):
 @inlined
 def _bare(data, at, end):
     """Where a value without quotes and brackets ends."""
-    while at < end and not (
-        data[at] == _COMMA or data[at] == _END or data[at] <= _SPACE or data[at] == _END_LIST
-    ):
-        at += 1
-    return at
+    while at < end:
+        word = load_8(data, at)
+        marks = _equal(word, _COMMA) | _equal(word, _END) | _equal(word, _END_LIST)
+        marks = (marks | _less(word, _SPACE + 1)) & _TOPS
+        if marks != 0:
+            return min(at + (lowest(marks) >> 3), end)
+        at += 8
+    return end
 
 
 @inlined
@@ -215,8 +257,15 @@ def locate(data, starts, ends, names, name_at, kinds, out, what, first, length):
     ``names[name_at[c]:name_at[c + 1]]`` is the name of column ``c`` and ``kinds[c]`` what it must
     hold. Of each object ``out`` says what became of it; of each column of one that was read
     ``what`` is there, from ``first`` on, ``length`` bytes. Numbers and samples are only found: what
-    reads them leaves objects where they are not what they look like.
+    reads them leaves objects where they are not what they look like. ``SPARE`` bytes must lie
+    behind the objects and behind the names.
     """
+    data, names, name_at, kinds = (
+        borrowed(data),
+        borrowed(names),
+        borrowed(name_at),
+        borrowed(kinds),
+    )
     order = np.full(MOST_KEYS, -1, np.int64)
     keys = np.empty(MOST_KEYS + 1, np.uint64)
     for row in range(starts.shape[0]):

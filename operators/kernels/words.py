@@ -1,4 +1,4 @@
-"""Words that are multiplied and moved at once, which numpy has no way to say."""
+"""What a processor does in one step and numpy has no word for, and arrays without their count."""
 
 from __future__ import annotations
 
@@ -33,6 +33,44 @@ def product(typing, a, b):
         return context.make_tuple(builder, signature.return_type, both)
 
     return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), build
+
+
+@intrinsic
+def borrowed(typing, array):
+    """The same array, without being counted among those who hold it.
+
+    numba counts each time that an array is handed to a function, inlined or not, which can take
+    longer than what the function does. Only for what the caller of a kernel holds: what the kernel
+    has made itself would be gone.
+    """
+
+    def build(context, builder, signature, given):
+        view = context.make_array(array)(context, builder, given[0])
+        view.meminfo = view.meminfo.type(None)
+        return view._getvalue()
+
+    return array(array), build
+
+
+@intrinsic
+def lowest(typing, word):
+    """The place of the lowest bit that is set; one must be."""
+
+    def build(context, builder, signature, given):
+        return builder.cttz(given[0], context.get_constant(types.boolean, True))
+
+    return types.int64(types.uint64), build
+
+
+@intrinsic
+def load_8(typing, data, at):
+    """Eight bytes as a word, the first one lowest; there must be so many."""
+
+    def build(context, builder, signature, given):
+        place = _place(context, builder, signature.args[0], given[0], given[1], 64)
+        return builder.load(place, align=1)
+
+    return types.uint64(data, types.int64), build
 
 
 @intrinsic
