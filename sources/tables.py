@@ -308,12 +308,16 @@ def begin(database: Database, snapshot: str | None) -> Connection:
     """
     try:
         connection = database.connect(autocommit=True)
-        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        if snapshot is not None:
-            query = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot))
-            connection.execute(query)
-        for setting in SETTINGS:
-            connection.execute(setting)
+        try:
+            connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            if snapshot is not None:
+                query = sql.SQL("SET TRANSACTION SNAPSHOT {}").format(sql.Literal(snapshot))
+                connection.execute(query)
+            for setting in SETTINGS:
+                connection.execute(setting)
+        except BaseException:
+            connection.close()
+            raise
     except psycopg.Error as error:
         where = "tables as inputs"
         raise database.refused(where, error) from None

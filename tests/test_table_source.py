@@ -29,7 +29,7 @@ from sources.table_columns import TableName
 from sources.table_horizon import NEVER_US
 from sources.table_slice import TableSlice
 from sources.table_source import State, TableInput, TablePartition, TableSource
-from sources.tables import InputTable, TableSnapshot
+from sources.tables import InputTable, TableSnapshot, begin
 from tests.input_tables import OHLCV, connected, fill, letters, make, plain
 from tests.services import postgres
 from tests.services.names import unique
@@ -607,3 +607,16 @@ def whole(given: InputTable | Path) -> list[tuple[Any, ...]]:
         reads.append(Read(*reader.read()))
     reader.close()
     return plain(reads)
+
+
+def test_a_snapshot_that_is_gone_leaves_no_connection_behind(database):
+    with TableSnapshot(Database(database)) as snapshot:
+        gone = snapshot.name
+    with pytest.raises(DatabaseError, match="snapshot"):
+        begin(Database(database), gone)
+    with psycopg.connect(database, autocommit=True) as connection:
+        deadline = time.monotonic() + PATIENCE_S
+        others = "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        while connection.execute(others).rowcount > 1:
+            assert time.monotonic() < deadline
+            time.sleep(POLL_S)

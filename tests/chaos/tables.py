@@ -68,10 +68,12 @@ class Table:
         self.url = url
 
     def make(self, settings: LiveSettings) -> None:
-        """Makes the table, as ``riffle apply`` does."""
+        """Makes the table new, as ``riffle apply`` does."""
         from dataflows.tables import apply_tables
         from sources.database import Database
 
+        with self.connect() as connection:
+            connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         apply_tables(Database(settings.database_url()), [market])
 
     def connect(self) -> psycopg.Connection[tuple[object, ...]]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,17 +16,20 @@ from tests.chaos import sabotage
 from tests.chaos.flow import FailedFlowError
 from tests.chaos.kills import SlowResumeError, resumed, together, wait_for_vectors
 from tests.chaos.messages import Shape
-from tests.chaos.places import ALL, ONLINE, TABLE
+from tests.chaos.places import ALL, ONLINE, TABLE, Places
 from tests.chaos.proof import NotProvenError, prove
 from tests.chaos.sabotage import BROKEN, LONG, SHORT
 from tests.chaos.test_ends import MODULE, fork, wake
 from tests.chaos.world import World, world
+from tests.services.process import Server
 
 SHAPE = Shape(instruments=200, news_per_s=80)
 QUIET_S = 6.0
 WAITS = {"message.timeout.ms": "3000"}
 KILLS = 3
+TRIES = 4
 WHOLE = ""
+Run = Callable[[World, str], None]
 
 
 def kills(made: World, name: str) -> None:
@@ -59,7 +66,7 @@ def stopped(made: World, name: str) -> None:
     prove(made, QUIET_S)
 
 
-def outage(made: World, name: str, broker) -> None:
+def outage(broker: Server, made: World, name: str) -> None:
     """The broker stands still for longer than messages wait."""
     (unit,) = made.make_units(module=MODULE, environment={sabotage.VARIABLE: name})
     made.start_feed()
@@ -73,13 +80,33 @@ def outage(made: World, name: str, broker) -> None:
     prove(made, QUIET_S)
 
 
-def caught(run, made: World, name: str, *more) -> None:
-    """Runs a scenario in which a broken flow must show what is wrong with it."""
-    symptom = BROKEN[name].symptom
-    with pytest.raises((NotProvenError, FailedFlowError, SlowResumeError)) as found:
-        run(made, name, *more)
-    said = f"{found.value}\n{made.told()}"
-    assert re.search(symptom, said), f"{symptom!r} in {said}"
+def caught(
+    name: str, run: Run, kafka: str, folder: Path, places_of: Callable[..., Places], **more: Any
+) -> None:
+    """A broken flow must show what is wrong with it, in one of some worlds.
+
+    Kills come at random, and chance may spare a flow in one of them.
+    """
+    broken, seen = BROKEN[name], []
+    for number in range(TRIES):
+        own = folder / str(number)
+        own.mkdir()
+        places = places_of(broken.sinks, early=broken.early)
+        with world(kafka, own, transaction=broken.transaction, places=places, **more) as made:
+            seen.append(f"{shown(run, made, name)}\n{made.told()}")
+            if re.search(broken.symptom, seen[-1]):
+                return
+    tries = "\n".join(seen)
+    pytest.fail(f"{broken.symptom!r} must show, found in {TRIES} tries:\n{tries}")
+
+
+def shown(run: Run, made: World, name: str) -> str:
+    """What a flow shows of what is wrong with it."""
+    try:
+        run(made, name)
+    except (NotProvenError, FailedFlowError, SlowResumeError) as error:
+        return str(error)
+    return "nothing"
 
 
 @pytest.mark.parametrize("transaction", [SHORT, LONG])
@@ -92,10 +119,7 @@ def test_the_real_flow_survives_these_kills(transaction, kafka, places_of, tmp_p
 
 @pytest.mark.parametrize("name", sabotage.names("kills"))
 def test_a_broken_flow_is_caught_by_kills(name, kafka, places_of, tmp_path):
-    broken = BROKEN[name]
-    places = places_of(broken.sinks, early=broken.early)
-    with world(kafka, tmp_path, shape=SHAPE, transaction=broken.transaction, places=places) as made:
-        caught(kills, made, name)
+    caught(name, kills, kafka, tmp_path, places_of, shape=SHAPE)
 
 
 @pytest.mark.parametrize("name", sabotage.names("stopped"))
@@ -104,28 +128,30 @@ def test_a_broken_flow_is_caught_when_it_goes_on_after_another_took_its_place(
 ):
     """Letters go to Kafka, whose fence would do the work of the others'."""
     shape = replace(SHAPE, bad=0, late=0)
-    with world(kafka, tmp_path, shape=shape, places=places_of(BROKEN[name].sinks)) as made:
-        caught(stopped, made, name)
+    caught(name, stopped, kafka, tmp_path, places_of, shape=shape)
 
 
-@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("copy")])
-def test_a_broken_flow_is_caught_by_a_copy_of_its_state(name, kafka, tmp_path):
+def test_the_real_flow_survives_a_copy_of_its_state(kafka, tmp_path):
     with world(kafka, tmp_path, shape=SHAPE) as made:
-        if name == WHOLE:
-            copy(made, name)
-        else:
-            caught(copy, made, name)
+        copy(made, WHOLE)
 
 
-@pytest.mark.parametrize("name", [WHOLE, *sabotage.names("outage")])
-def test_a_broken_flow_is_caught_by_an_outage(name, private_kafka, tmp_path):
+@pytest.mark.parametrize("name", sabotage.names("copy"))
+def test_a_broken_flow_is_caught_by_a_copy_of_its_state(name, kafka, tmp_path):
+    caught(name, copy, kafka, tmp_path, Places, shape=SHAPE)
+
+
+def test_the_real_flow_survives_an_outage(private_kafka, tmp_path):
     """Transactions are long, so that each lane is in one when the broker stops."""
     bootstrap = private_kafka.bootstrap
     with world(bootstrap, tmp_path, shape=SHAPE, properties=WAITS, transaction=LONG) as made:
-        if name == WHOLE:
-            outage(made, name, private_kafka)
-        else:
-            caught(outage, made, name, private_kafka)
+        outage(private_kafka, made, WHOLE)
+
+
+@pytest.mark.parametrize("name", sabotage.names("outage"))
+def test_a_broken_flow_is_caught_by_an_outage(name, private_kafka, tmp_path):
+    run = partial(outage, private_kafka)
+    caught(name, run, private_kafka.bootstrap, tmp_path, Places, shape=SHAPE, properties=WAITS)
 
 
 def test_every_broken_flow_says_in_a_sentence_what_is_wrong_with_it():
