@@ -14,17 +14,19 @@ import pytest
 
 from tests.chaos import sabotage
 from tests.chaos.flow import FailedFlowError
-from tests.chaos.kills import SlowResumeError, resumed, together, wait_for_vectors
+from tests.chaos.kills import LOST_S, SlowResumeError, resumed, together, wait_for_vectors
 from tests.chaos.messages import Shape
 from tests.chaos.places import ALL, ONLINE, TABLE, Places
 from tests.chaos.proof import NotProvenError, prove
 from tests.chaos.sabotage import BROKEN, LONG, SHORT
 from tests.chaos.test_ends import MODULE, fork, wake
+from tests.chaos.watch import until
 from tests.chaos.world import World, world
 from tests.services.process import Server
 
 SHAPE = Shape(instruments=200, news_per_s=80)
 QUIET_S = 6.0
+STARTED = "goes on"
 WAITS = {"message.timeout.ms": "3000"}
 KILLS = 3
 TRIES = 4
@@ -50,6 +52,8 @@ def kills(made: World, name: str) -> None:
 def copy(made: World, name: str) -> None:
     """A flow runs, and then another one on a copy of its state as well."""
     zombie, other = fork(made, environment={sabotage.VARIABLE: name})
+    # What the first one writes looks like a resume of the other.
+    until(lambda: STARTED in other.last_lines(), LOST_S, "the copy must start")
     other.live(3)
     zombie.end()
     other.check_alive()
