@@ -6,7 +6,9 @@ write one cache have crashed it (numba issues 4807 and 10128). What set-up compi
 
 from __future__ import annotations
 
+import gc
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SerialLast | None:
     """Runs the heavy tests alone, once the others are done."""
     return SerialLast(config, log) if config.getoption("dist") == "load" else None
+
+
+@pytest.fixture(scope="module")
+def garbage_collected() -> Iterator[None]:
+    """Lets connections that Feast never closes go where that is no error, not in a later module."""
+    yield
+    gc.collect()

@@ -35,11 +35,14 @@ from tests.online_repos import (
 from tests.services.names import unique
 
 # Feast closes no connection of its readers.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning",
-    "ignore:Discarding nonzero nanoseconds",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-)
+pytestmark = [
+    pytest.mark.usefixtures("garbage_collected"),
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning",
+        "ignore:Discarding nonzero nanoseconds",
+        "ignore::pytest.PytestUnraisableExceptionWarning",
+    ),
+]
 
 KINDS = ["redis", "sqlite", "postgres"]
 SECRET = "s3cret-word"
