@@ -6,7 +6,6 @@ write one cache have crashed it (numba issues 4807 and 10128). What set-up compi
 
 from __future__ import annotations
 
-import gc
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,8 +35,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SerialLast |
     return SerialLast(config, log) if config.getoption("dist") == "load" else None
 
 
-@pytest.fixture(scope="module")
-def garbage_collected() -> Iterator[None]:
-    """Lets connections that Feast never closes go where that is no error, not in a later module."""
+@pytest.fixture
+def feast_lets_go(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Closes the connections to PostgreSQL that Feast opens and keeps."""
+    from feast.infra.online_stores.postgres_online_store import postgres
+
+    opened = []
+    connect = postgres._get_conn
+
+    def kept(config: Any) -> Any:
+        opened.append(connect(config))
+        return opened[-1]
+
+    monkeypatch.setattr(postgres, "_get_conn", kept)
     yield
-    gc.collect()
+    for connection in opened:
+        connection.close()

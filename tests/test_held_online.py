@@ -11,7 +11,7 @@ from tests.online_repos import ASSET, PROBE, SECOND, redis_lines, repo, row, vec
 from tests.services.names import unique
 
 pytestmark = [
-    pytest.mark.usefixtures("garbage_collected"),
+    pytest.mark.usefixtures("feast_lets_go"),
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
     ),

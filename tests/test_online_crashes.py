@@ -21,7 +21,7 @@ from tests.online_writer import COUNT, NAMES, all_vectors, value_of
 from tests.services.names import unique
 
 pytestmark = [
-    pytest.mark.usefixtures("garbage_collected"),
+    pytest.mark.usefixtures("feast_lets_go"),
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
     ),

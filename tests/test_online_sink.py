@@ -32,7 +32,7 @@ from tests.services import redis as redis_service
 from tests.services.names import unique
 
 pytestmark = [
-    pytest.mark.usefixtures("garbage_collected"),
+    pytest.mark.usefixtures("feast_lets_go"),
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
     ),

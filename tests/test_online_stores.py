@@ -36,7 +36,7 @@ from tests.services.names import unique
 
 # Feast closes no connection of its readers.
 pytestmark = [
-    pytest.mark.usefixtures("garbage_collected"),
+    pytest.mark.usefixtures("feast_lets_go"),
     pytest.mark.filterwarnings(
         "ignore::ResourceWarning",
         "ignore:Discarding nonzero nanoseconds",
