@@ -17,7 +17,9 @@ import polars as pl
 import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
+from typer.testing import CliRunner
 
+from dataflows.cli import app
 from dataflows.live_plan import new_flow, plan_flow
 from dataflows.live_settings import live_settings
 from dataflows.live_state import settle
@@ -215,6 +217,18 @@ def test_an_input_is_of_a_topic_or_of_a_table(
     monkeypatch.setenv("RIFFLE_INPUTS__PULSES__TOPIC", "pulses")
     with pytest.raises(SettingsError, match="must be of a topic or of a table, found"):
         live_settings(config)
+
+
+@pytest.mark.parametrize("command", ["replay", "verify"])
+def test_what_came_from_a_table_is_not_computed_again_from_a_log(
+    config: Path, tmp_path: Path, command: str
+) -> None:
+    (tmp_path / "url").write_text("postgresql://nobody@127.0.0.1:1/none")
+    asked = ["--from", "2026-01-01", "--to", "2026-01-02", "--config", str(config)]
+    asked += ["--output", str(tmp_path / "gold")] if command == "replay" else []
+    told = CliRunner().invoke(app, [command, SET, *asked])
+    assert told.exit_code == 2, (told.output, told.exception)
+    assert "found tables for ['pulses']; use `riffle backfill`" in " ".join(told.output.split())
 
 
 def test_a_table_needs_a_database(config: Path) -> None:
