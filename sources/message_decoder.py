@@ -137,11 +137,8 @@ class MessageDecoder:
     def _sized(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes | None], list[Unread]]:
         """The messages that are there and not too large, None in place of the others."""
         unread: list[Unread] = []
-        try:
-            if max(map(len, values), default=0) <= self._most_bytes:  # type: ignore[arg-type]
-                return values, unread
-        except TypeError:  # a tombstone, which has no length; to look for one takes longer
-            pass
+        if None not in values and max(map(len, values), default=0) <= self._most_bytes:  # type: ignore[arg-type]
+            return values, unread
         kept = list(values)
         for index, value in enumerate(values):
             if value is None:

@@ -10,12 +10,9 @@ from sinks.feast import FeastOnline
 from tests.online_repos import ASSET, PROBE, SECOND, redis_lines, repo, row, vectors
 from tests.services.names import unique
 
-pytestmark = [
-    pytest.mark.usefixtures("feast_lets_go"),
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 COMPUTED = [
     row(("A", "1m"), 0, ret=9.0),

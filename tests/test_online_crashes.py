@@ -20,12 +20,9 @@ from tests.online_repos import PROBE, redis_lines, repo, served
 from tests.online_writer import COUNT, NAMES, all_vectors, value_of
 from tests.services.names import unique
 
-pytestmark = [
-    pytest.mark.usefixtures("feast_lets_go"),
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
-    ),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 CRASHES = 6
 KEYS = [KeyEncoder(join_keys(PROBE))((name, "1m")) for name in NAMES]
 

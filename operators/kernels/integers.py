@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from operators.kernels import kernel
-from operators.kernels.words import borrowed
 
 _ZERO, _NINE, _MINUS = 48, 57, 45
 _MOST_DIGITS = 19
@@ -45,7 +44,6 @@ def parse_whole(data, offsets):
     A number is written in its one canonical way: no sign but ``-``, no needless zero, within int64.
     The others are 0.
     """
-    data = borrowed(data)
     count = offsets.shape[0] - 1
     values, spelled = np.zeros(count, np.int64), np.zeros(count, np.bool_)
     for i in range(count):

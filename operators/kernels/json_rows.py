@@ -6,7 +6,7 @@ import numpy as np
 
 from operators.kernels import inlined, kernel
 from operators.kernels.decimals import ROOM, write_real, write_whole
-from operators.kernels.words import borrowed, copy_16
+from operators.kernels.words import copy_16
 
 TEXT, TIME, WHOLE, REAL, COUNT, FLAG = range(6)
 """What a cell is: one of some texts, a time, a whole number, a number, one that is whole, a truth.
@@ -143,12 +143,6 @@ def write_cells(kinds, source, wholes, reals, first, last, cells, sizes):
     How a number is written depends on it in ways that no processor can guess, and it would guess
     less of the rest if that came in turn with it.
     """
-    wholes, reals, cells, sizes = (
-        borrowed(wholes),
-        borrowed(reals),
-        borrowed(cells),
-        borrowed(sizes),
-    )
     for column in range(kinds.shape[0]):
         kind, where = kinds[column], source[column]
         if kind == REAL:
@@ -172,7 +166,6 @@ def write_rows(kinds, source, wholes, texts, text_at, first, last, cells, sizes,
     ``texts[text_at[t]:text_at[t + 1]]``.
     """
     columns = kinds.shape[0]
-    texts, cells, out = borrowed(texts), borrowed(cells), borrowed(out)
     at = 0
     for row in range(last - first):
         for column in range(columns):

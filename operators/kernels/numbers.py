@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from operators.kernels import inlined, kernel
-from operators.kernels.words import borrowed
 
 READ, LEFT, SUSPECT, MEMBERS = 0, 1, 2, 3
 """What became of an object: read; left to the parser, with no key twice and not too deep; left to
@@ -106,7 +105,6 @@ def is_number(data, at, end):
 @kernel
 def whole_numbers(data, out, what, first, length, whole):
     """Reads the numbers of a column of texts and whole numbers."""
-    data = borrowed(data)
     for row in range(out.shape[0]):
         if what[row] == NUMBER and out[row] & (LEFT | SUSPECT) == 0:
             end = first[row] + length[row]
@@ -121,7 +119,6 @@ def whole_numbers(data, out, what, first, length, whole):
 @kernel
 def real_numbers(data, out, what, first, length, real, long_rows):
     """Reads the numbers of a column; gives how many long ones are left, in ``long_rows``."""
-    data = borrowed(data)
     longs = 0
     for row in range(out.shape[0]):
         if what[row] == NUMBER and out[row] & (LEFT | SUSPECT) == 0:
@@ -155,7 +152,6 @@ def sample_numbers(data, out, what, first, length, sizes, samples, sample_at, sa
     The place of a number that is long has its text at ``sample_at``, with ``sample_length``; of
     others that length is 0.
     """
-    data = borrowed(data)
     count = 0
     for row in range(out.shape[0]):
         sizes[row] = 0

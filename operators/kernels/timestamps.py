@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from operators.kernels import inlined, kernel
-from operators.kernels.words import borrowed
 
 READ, MALFORMED, TOO_FAR = 0, 1, 2
 """What became of a text: a time, no time at all, a time that 64 bits of nanoseconds cannot hold."""
@@ -99,7 +98,6 @@ def parse_rfc3339(data, offsets):
     A separator of date and time may be ``T``, ``t`` or a space; a time without an offset is UTC;
     digits of a second beyond the ninth are dropped.
     """
-    data = borrowed(data)
     states = np.empty(offsets.shape[0] - 1, np.int8)
     times_ns = np.zeros(offsets.shape[0] - 1, np.int64)
     for i in range(states.shape[0]):
