@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,8 @@ LETTERS = {"max.message.bytes": str(2 * 2**20)}
 1 MiB unless a broker is told otherwise. One that did not fit would stop the flow at each start."""
 CHECKED = {"message.timestamp.type", "cleanup.policy", "max.message.bytes"}
 """The settings of topics that are there which matter; of sizes, larger ones fit too."""
+KNOWN_S = 0.05
+"""How long to wait before a broker is asked again whether it knows of a new topic."""
 
 
 @dataclass(frozen=True)
@@ -150,16 +153,33 @@ def apply(settings: LiveSettings, partitions: int, replication: int) -> list[App
         )
         for topic in lacking
     ]
-    for name, made in (admin.create_topics(new) if new else {}).items():
+    made = set()
+    for name, answer in (admin.create_topics(new) if new else {}).items():
         try:
-            made.result(TIMEOUT_S)
+            answer.result(TIMEOUT_S)
+            made.add(name)
         except KafkaException as error:
             if error.args[0].code() == KafkaError.TOPIC_ALREADY_EXISTS:
                 continue  # made by someone else meanwhile, or not yet known to the broker asked
             msg = f"topic {name!r}: can't be made: {connection.hide(error.args[0].str())}"
             raise TopicsError(msg) from None
-    checked = {each.topic.name: each for each in check(admin, topics, there)}
-    return [checked.get(topic.name, Applied(topic, "made")) for topic in topics]
+    _wait_until_known(admin, {topic.name for topic in lacking})
+    checked = check(admin, topics, {topic.name for topic in topics} - made)
+    states = {each.topic.name: each for each in checked}
+    return [states.get(topic.name, Applied(topic, "made")) for topic in topics]
+
+
+def _wait_until_known(admin: AdminClient, names: set[str]) -> None:
+    """A controller answers before the brokers know of a topic: a start at once would miss it."""
+    until = time.monotonic() + TIMEOUT_S
+    while lacking := sorted(names - set(admin.list_topics(timeout=TIMEOUT_S).topics)):
+        if time.monotonic() > until:
+            msg = (
+                f"topics: made, but after {TIMEOUT_S} s the broker asked does not tell of "
+                f"{lacking}; look at the cluster's controller, then run this again"
+            )
+            raise TopicsError(msg)
+        time.sleep(KNOWN_S)
 
 
 def check(admin: AdminClient, topics: Iterable[Topic], there: Iterable[str]) -> list[Applied]:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_topics_are_made_once_and_looked_at_later(tmp_path: Path, kafka: str, to
         assert again[news] == again[f"{bars}-progress"] == again[f"{bars}.dlq"] == "there"
     finally:
         Connection(kafka).admin().delete_topics(sorted({*states} - {bars}))
+
+
+def test_topics_that_two_make_at_once_are_looked_at_by_one_of_them(
+    tmp_path: Path, kafka: str
+) -> None:
+    settings = settings_of(tmp_path, kafka, unique("bars"), unique("news"))
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda partitions: apply(settings, partitions, 1), (2, 2)))
+    try:
+        for states in zip(*both, strict=True):
+            assert sorted(each.state for each in states) == ["made", "there"]
+    finally:
+        Connection(kafka).admin().delete_topics([each.topic.name for each in both[0]])
 
 
 @pytest.mark.parametrize(

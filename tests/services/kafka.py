@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 from tests.services import versions
 from tests.services.cache import MissingError, installed, program, run
 from tests.services.names import unique
-from tests.services.process import HOST, Launch, Server, Service, connects, free_port
+from tests.services.process import (
+    HOST,
+    Launch,
+    Server,
+    Service,
+    ServiceError,
+    becomes,
+    connects,
+    free_port,
+)
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
@@ -257,6 +266,10 @@ class Topics:
         client = admin(self.bootstrap)
         client.create_topics([topic])[name].result(TOPIC_S)
         self.names.append(name)
+        # The controller answers before the broker knows: one that asked at once found no topic.
+        if not becomes(lambda: name in client.list_topics(timeout=ANSWER_S).topics, TOPIC_S):
+            msg = f"topic {name}: made, but unknown to the broker for {TOPIC_S} s"
+            raise ServiceError(msg)
         return name
 
     def delete(self) -> None:
