@@ -130,7 +130,9 @@ class Lane(ABC, Generic[W]):
         """
         with self._changed:
             began_s = time.monotonic()
-            self._wait(lambda: not self._size or self._size + parcel.size <= MOST_WAITING_BYTES)
+            self._wait_in_a_hurry(
+                lambda: not self._size or self._size + parcel.size <= MOST_WAITING_BYTES
+            )
             self.counts.waited_s += time.monotonic() - began_s
             self._waiting.append(parcel)
             self._size += parcel.size
@@ -140,10 +142,7 @@ class Lane(ABC, Generic[W]):
     def flush(self) -> None:
         """Waits until all that was handed over is committed; raises what :meth:`put` does."""
         with self._changed:
-            self._hurry = True
-            self._changed.notify_all()
-            self._wait(lambda: self._done == self._given and self._state is not None)
-            self._hurry = False
+            self._wait_in_a_hurry(lambda: self._done == self._given and self._state is not None)
 
     def close(self) -> None:
         """Commits what was handed over and lets go of the lane."""
@@ -161,6 +160,14 @@ class Lane(ABC, Generic[W]):
     def _stop(self) -> None:
         self.abandon()
         self._thread.join(timeout=LONGEST_PAUSE_S)
+
+    def _wait_in_a_hurry(self, ready: Callable[[], bool]) -> None:
+        """Waits while the lane commits at once what it has."""
+        if not ready():
+            self._hurry = True
+            self._changed.notify_all()
+        self._wait(ready)
+        self._hurry = False
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         while self._error is None and not ready():
