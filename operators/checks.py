@@ -35,6 +35,8 @@ from operators.streams import Field, NotBelow, Stream
 Bools = npt.NDArray[np.bool_]
 Message = Callable[[int], str]
 """Words, for one row, what must be and what was found."""
+Measured = tuple[Field, Float64s | Samples, Float64s]
+"""A field, its values, and all their numbers in one array."""
 
 LABEL = re.compile(r"[A-Za-z0-9._:\-/]{1,64}")
 """What an entity or series may be called."""
@@ -119,6 +121,11 @@ def span_of_label(name: str) -> int:
     return span_ns if span_ns <= LONGEST_SPAN_NS else 0
 
 
+@lru_cache(maxsize=1_024)
+def _day(ts_ns: int) -> str:
+    return str(np.datetime64(ts_ns, "ns"))[:10]
+
+
 def end_of_rows(stream: Stream, start: Parsed, columns: Mapping[str, Parsed]) -> Parsed:
     """The event time of rows that say when they start: when they end.
 
@@ -188,8 +195,9 @@ class Checks:
         self._presence()
         self._labels()
         self._times()
-        self._finiteness()
-        self._bounds()
+        doubtful = self._doubtful()
+        self._finiteness(doubtful)
+        self._bounds(doubtful)
         self._rules()
 
     def _refuse(self, rows: Bools | None, reason: Reason, message: Message) -> None:
@@ -198,13 +206,12 @@ class Checks:
             self.failed[rows & (self.failed == 0)] = len(self.found)
 
     def _presence(self) -> None:
-        kinds = {field.name: KINDS[field.kind] for field in self.stream.fields}
-        kinds |= dict.fromkeys(self.roles.labels, "a text")
-        optional = {field.name for field in self.stream.fields if field.nullable}
+        optional = [field.name for field in self.stream.fields if field.nullable]
 
         def wrong(name: str) -> Message:
-            must = kinds.get(name, "a time: RFC 3339, a timestamp, or a whole number of its unit")
-            return lambda row: f"`{name}` must be {must}, got {self.show_raw(name, row)}"
+            return lambda row: (
+                f"`{name}` must be {self._kind(name)}, got {self.show_raw(name, row)}"
+            )
 
         for name, column in self.columns.items():
             self._refuse(column.wrong, Reason.WRONG_TYPE, wrong(name))
@@ -213,6 +220,14 @@ class Checks:
                 self._refuse(
                     column.null, Reason.MISSING, _saying(f"`{name}` must be there, got none")
                 )
+
+    def _kind(self, column: str) -> str:
+        """What the values of a column must be, in words."""
+        if column in self.roles.labels:
+            return "a text"
+        if column in self.roles.times:
+            return "a time: RFC 3339, a timestamp, or a whole number of its unit"
+        return KINDS[self.stream.field(column).kind]
 
     def _labels(self) -> None:
         def problem(name: str, labels: Labels) -> Message:
@@ -237,11 +252,13 @@ class Checks:
 
     def _times(self) -> None:
         stream, roles = self.stream, self.roles
-        days = [str(np.datetime64(ns, "ns"))[:10] for ns in (stream.earliest_ns, stream.latest_ns)]
 
         def outside(name: str, hint: str) -> Message:
-            must = f"`{name}` must lie between {days[0]} and {days[1]}"
-            return lambda row: f"{must}, got {self.show_raw(name, row)}{hint}"
+            def message(row: int) -> str:
+                bounds = f"between {_day(stream.earliest_ns)} and {_day(stream.latest_ns)}"
+                return f"`{name}` must lie {bounds}, got {self.show_raw(name, row)}{hint}"
+
+            return message
 
         for name in roles.times:
             hint = ", which would fit in another unit of time"
@@ -251,25 +268,25 @@ class Checks:
         if roles.arrival is None:
             return
         ahead_ns = self.columns[roles.time].values - self.columns[roles.arrival].values
-        must = (
-            f"the time in `{roles.time}` must not be more than "
-            f"{show_duration(stream.future_skew_ns)} after `{roles.arrival}`"
-        )
-        self._refuse(
-            ahead_ns > stream.future_skew_ns,
-            Reason.TIME_AHEAD,
-            lambda row: f"{must}, got {ahead_ns[row] / 1e9:g}s",
-        )
 
-    def _finiteness(self) -> None:
-        for field, values, flat in self._measured():
+        def ahead(row: int) -> str:
+            must = (
+                f"the time in `{roles.time}` must not be more than "
+                f"{show_duration(stream.future_skew_ns)} after `{roles.arrival}`"
+            )
+            return f"{must}, got {ahead_ns[row] / 1e9:g}s"
+
+        self._refuse(ahead_ns > stream.future_skew_ns, Reason.TIME_AHEAD, ahead)
+
+    def _finiteness(self, doubtful: list[Measured]) -> None:
+        for field, values, flat in doubtful:
             if not np.isfinite(flat).all():
                 bad = ~np.isfinite(flat) & ~(np.isnan(flat) & field.nullable)
                 message = _found(field, "finite", values, bad)
                 self._refuse(_of_rows(values, bad), Reason.NOT_FINITE, message)
 
-    def _bounds(self) -> None:
-        for field, values, flat in self._measured():
+    def _bounds(self, doubtful: list[Measured]) -> None:
+        for field, values, flat in doubtful:
             for must, beyond in _beyond(field):
                 bad = beyond(flat)
                 if bad.any():
@@ -291,12 +308,34 @@ class Checks:
             upper, lower = self.columns[rule.upper].values, self.columns[rule.lower].values
             self._refuse(upper < lower, Reason.BROKEN_RULE, below(rule, upper, lower))
 
-    def _measured(self) -> list[tuple[Field, Float64s | Samples, Float64s]]:
-        """Fields with numbers, their values, and all their numbers in one array."""
-        fields = [field for field in self.stream.fields if field.kind != "id"]
-        values = [self.columns[field.name].values for field in fields]
-        flat = [held.flat if isinstance(held, Samples) else held for held in values]
-        return list(zip(fields, values, flat, strict=True))
+    def _doubtful(self) -> list[Measured]:
+        """The fields with numbers that may be wrong.
+
+        To look for the least and the greatest takes a third of the time of all the checks.
+        """
+        found = []
+        for field in self.stream.fields:
+            if field.kind == "id":
+                continue
+            values = self.columns[field.name].values
+            flat = values.flat if isinstance(values, Samples) else values
+            if isinstance(values, Samples) or not _within(field, flat):
+                found.append((field, values, flat))
+        return found
+
+
+def _within(field: Field, values: Float64s) -> bool:
+    """Whether all numbers of a field are finite and in its bounds; NaN is not."""
+    if not len(values):
+        return True
+    least, most = np.minimum.reduce(values), np.maximum.reduce(values)
+    return bool(
+        -np.inf < least
+        and most < np.inf
+        and (field.above is None or field.above < least)
+        and (field.least is None or field.least <= least)
+        and (field.most is None or most <= field.most)
+    )
 
 
 def _beyond(field: Field) -> list[tuple[str, Callable[[Float64s], Bools]]]:

@@ -252,6 +252,10 @@ def _times(array: pa.Array, column: str, low_ns: int, high_ns: int) -> Parsed:
     if not _is_text(kind):
         return _all_wrong(array, np.zeros(len(array), np.int64))
     texts, null = _bytes(array)
+    # `ts_ms` and its like are whole numbers.
+    dates = parse_rfc3339(*texts) if column.endswith("ts") else None
+    if dates is not None and null is None and _all_near(dates[0], dates[1], low_ns, high_ns):
+        return Parsed(dates[1])
     values, whole = parse_whole(*texts)
     if null is not None:  # the bytes of a null may be anything
         values[null], whole[null] = 0, False
@@ -259,16 +263,26 @@ def _times(array: pa.Array, column: str, low_ns: int, high_ns: int) -> Parsed:
     if whole.all():
         return parsed
     written = ~whole if null is None else ~whole & ~null
-    if not column.endswith("ts"):  # `ts_ms` and its like are whole numbers
+    if dates is None:
         parsed.wrong = written
         return parsed
-    states, times_ns = parse_rfc3339(*texts)
+    states, times_ns = dates
     near = (times_ns >= low_ns) & (times_ns <= high_ns)
     parsed.wrong = written & (states == MALFORMED)
     parsed.range = np.where(whole, _set(parsed.range), written & ((states == TOO_FAR) | ~near))
     parsed.unit = whole & _set(parsed.unit)
     parsed.values = np.where(written & near, times_ns, parsed.values)
     return parsed
+
+
+def _all_near(states: Any, times_ns: Int64s, low_ns: int, high_ns: int) -> bool:
+    """Whether all texts are dates within the bounds, as they nearly always are."""
+    return (
+        len(times_ns) > 0
+        and not states.any()
+        and low_ns <= int(times_ns.min())
+        and int(times_ns.max()) <= high_ns
+    )
 
 
 def _set(mask: Bools | None) -> Bools | bool:

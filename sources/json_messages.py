@@ -118,13 +118,17 @@ def by_spelling(
 
 def _split(group: RowGroup, columns: Sequence[str]) -> list[RowGroup]:
     table, count = group.table, len(group.message)
-    there = [name for name in columns if name in table.column_names]
+    names = table.column_names
+    there = [name for name in columns if name in names]
     told = [name for name in there if table.column(name).null_count < count]
     if len(told) < 2:
         # A row without any time is among those of the one that there is.
-        kept = told or [min(columns, key=len)]
-        others = [name for name in there if name not in kept]
-        return [RowGroup(table.drop_columns(others), group.message)]
+        others = [name for name in there if name not in told]
+        table = table.drop_columns(others) if others else table
+        if not told:
+            named = dict(zip(table.column_names, table.columns, strict=True))
+            table = pa.table({**named, min(columns, key=len): pa.nulls(count)})
+        return [RowGroup(table, group.message)]
     parts, left = [], np.ones(count, np.bool_)
     for number, name in enumerate(told):
         rows = left & np.asarray(table.column(name).is_valid())

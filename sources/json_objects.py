@@ -31,7 +31,7 @@ class Plain:
     Attributes:
         state: ``READ``; ``LEFT`` to the parser, with no key twice and not too deep; or
             ``SUSPECT``, with nothing known.
-        table: the columns of those that were read.
+        table: the columns of those that were read, but those that no object has.
     """
 
     state: Bytes
@@ -87,10 +87,12 @@ class PlainObjects:
         )  # fmt: skip
         for index in np.flatnonzero(state & numbers.FOREIGN).tolist():
             state[index] = state[index] - numbers.FOREIGN if _is_text(values[index]) else _SUSPECT
+        there = np.flatnonzero(what.any(axis=1)).tolist()
         # All numbers are read before a row is known to be plain in all of its columns.
         readers = {
             name: _READERS[kind](data, held, state, what[number], first[number], length[number])
             for number, (name, kind) in enumerate(self._kinds.items())
+            if number in there
         }
         rows = state == numbers.READ
         chosen = None if rows.all() else rows
