@@ -13,6 +13,7 @@ from operators.account import Fate
 from operators.batch import NO_CLOCK_NS, Batch, Labels
 from operators.dead_letters import DeadLetters, Reason, Record
 from operators.engine import Refused
+from sinks import lane
 from sinks.errors import MissingTopicError, ProgressLostError
 from sinks.kafka_lane import Records, Tenancy
 from sinks.kafka_letters import (
@@ -27,8 +28,11 @@ from sinks.kafka_progress import ProgressLog
 from sources.kafka_client import Connection
 from tests.kafka_topics import Message, read_topic
 from tests.services.kafka import Topics, admin
+from tests.services.process import becomes
 
 BYTES = bytes(range(256))
+LONG_MS = 10_000
+"""Between two commits: longer than any test waits for one."""
 
 
 @dataclass
@@ -39,9 +43,9 @@ class World:
     topic: str
     progress: str
 
-    def run(self, resumed: Kept | None = None) -> LettersPart:
+    def run(self, resumed: Kept | None = None, transaction_ms: float = 20) -> LettersPart:
         log = ProgressLog(Connection(self.bootstrap), self.progress)
-        tenancy = Tenancy("flow", "job", log, transaction_ms=20)
+        tenancy = Tenancy("flow", "job", log, transaction_ms=transaction_ms)
         sink = KafkaLettersSink({"bars": self.topic}, tenancy, [0, 1])
         return sink.build_part("step", "01", resumed)
 
@@ -204,6 +208,27 @@ def test_a_flow_without_letters_opens_no_transaction(world):
     part.write_batch([DeadLetters("bars", "1")])
     part.close()
     assert part.lane.counts.transactions == 0
+
+
+def test_what_comes_after_a_pause_is_committed_at_once(world):
+    part = world.run(transaction_ms=LONG_MS)
+    part.write_batch([letters(1)])
+    assert becomes(lambda: part.lane.counts.transactions == 1, LONG_MS / 2e3)
+    part.write_batch([letters(2)])
+    part.write_batch([letters(3)])
+    part.close()
+    assert part.lane.counts.transactions == 2
+    assert offsets(world.dead()) == [1, 2, 3]
+
+
+def test_who_waits_for_room_does_not_wait_for_the_next_commit(world, monkeypatch):
+    monkeypatch.setattr(lane, "MOST_WAITING_BYTES", 2_000)  # one letter, then
+    part = world.run(transaction_ms=LONG_MS)
+    for offset in range(1, 6):
+        part.write_batch([letters(offset)])
+    assert part.lane.counts.waited_s < LONG_MS / 2e3
+    part.close()
+    assert offsets(world.dead()) == [1, 2, 3, 4, 5]
 
 
 def test_a_progress_that_was_lost_stops_the_flow(world):
