@@ -18,8 +18,6 @@ from sinks.kafka_letters import KafkaLettersSink
 from sinks.kafka_progress import ProgressLog
 
 Sink = FixedPartitionedSink[Any, Any]
-LETTERS_NS = 10**9
-"""The least time between two commits of a lane's letters, which people read and no model."""
 
 
 def sinks_of(context: Context, name: str, progress: ProgressLog) -> dict[Place, TimedSink]:
@@ -40,7 +38,7 @@ def letters_sink(context: Context, progress: ProgressLog) -> TimedSink:
     """The sink of dead and late rows."""
     sink = KafkaLettersSink(
         context.plan.topics,
-        _tenancy(context, progress, LETTERS_NS),
+        _tenancy(context, progress, 0),
         context.lanes,
         context.states("letters"),
         _watch(context, "letters"),

@@ -18,6 +18,7 @@ TRANSIENT = frozenset(
         KafkaError._INTR,
         KafkaError._IN_PROGRESS,
         KafkaError._MSG_TIMED_OUT,
+        KafkaError._NOENT,  # of the leader of a partition, where a broker has just come back
         KafkaError._OUTDATED,
         KafkaError._PREV_IN_PROGRESS,
         KafkaError._PURGE_INFLIGHT,
