@@ -16,6 +16,7 @@ from typing import Any
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
     KafkaError,
     KafkaException,
     Message,
@@ -31,7 +32,7 @@ from sources.kafka_client import (
     TopicFacts,
     TopicPartitionId,
     is_hopeless,
-    list_offsets,
+    log_ends,
     topic_facts,
     words,
 )
@@ -206,15 +207,15 @@ class BrokerClock:
     def _run(self) -> None:
         config = _ticking(self._connection, ANSWER_S, error_cb=self._note)
         try:
-            admin = self._connection.admin()
             producer = self._connection.client(Producer, config)
+            admin, reader = self._asking()
         except KafkaInputError as error:
             self._failure = error
             return
         looked_s = monotonic()
         while self._failure is None and not self._stopped.wait(self._tick_s):
             try:
-                self._tick(producer, admin)
+                self._tick(producer, reader)
                 if monotonic() - looked_s > FACTS_S:
                     looked_s = monotonic()
                     found = topic_facts(self._connection, self._inputs, admin, stamps=False)
@@ -225,14 +226,23 @@ class BrokerClock:
             except ClusterSilentError:
                 # After a restart of its broker, one and the same client has been seen to be told
                 # FENCED_LEADER_EPOCH for ever.
-                admin = self._connection.admin()
+                admin, reader = self._asking()
             except KafkaInputError as error:
                 self._endure(error)
-                admin = self._connection.admin()
+                admin, reader = self._asking()
         producer.purge()
         producer.flush(ANSWER_S)
 
-    def _tick(self, producer: Producer, admin: AdminClient) -> None:
+    def _asking(self) -> tuple[AdminClient, Consumer]:
+        """New clients to ask about topics, and about the ends of their logs."""
+        config = self._connection.config(
+            group_id=f"{self._topic}-readers",  # asked for, though no group is joined
+            isolation_level="read_uncommitted",
+            enable_auto_commit=False,
+        )
+        return self._connection.admin(), self._connection.client(Consumer, config)
+
+    def _tick(self, producer: Producer, reader: Consumer) -> None:
         answer = _appended(producer, self._topic, ANSWER_S)
         if answer is None:
             return
@@ -251,7 +261,7 @@ class BrokerClock:
                 "producers; change the setting"
             )
             raise KafkaInputError(msg)
-        ends = list_offsets(self._connection, self._places, "latest", admin, ANSWER_S)
+        ends = log_ends(self._connection, reader, self._places, ANSWER_S)
         clock_ns = max(self._seen[0], stamp_ms * 10**6 - self._margin_ns)
         self._seen = (clock_ns, ends)
 

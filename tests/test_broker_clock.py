@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewPartitions,
@@ -17,7 +17,14 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from operators.batch import NO_CLOCK_NS
 from sources import broker_clock
 from sources.broker_clock import BrokerClock, PartitionsChangedError, check_unchanged
-from sources.kafka_client import Connection, KafkaInputError, TopicFacts, topic_facts
+from sources.kafka_client import (
+    Connection,
+    KafkaInputError,
+    TopicFacts,
+    list_offsets,
+    log_ends,
+    topic_facts,
+)
 from tests.services.kafka import Broker
 from tests.services.names import unique
 from tests.test_kafka_log import PATIENCE_S, produce, transaction
@@ -163,3 +170,22 @@ def test_facts_of_topics(kafka, topic):
     assert facts[stamped] == TopicFacts(3, facts[stamped].topic_id, append_time=True)
     assert facts[other] == TopicFacts(1, facts[other].topic_id, append_time=False)
     assert facts[stamped].topic_id != facts[other].topic_id
+
+
+def test_the_ends_of_logs_are_told_each_time_they_are_asked_for(kafka, topic):
+    name, empty = topic(2, append_time=True), topic(append_time=True)
+    produce(kafka, name, [b"a"], 1)
+    transaction(kafka, name, [b"x"], commits=False)
+    connection = Connection(kafka)
+    reader = connection.client(
+        Consumer, connection.config(group_id=name, isolation_level="read_uncommitted")
+    )
+    places = [(name, 0), (name, 1), (empty, 0)]
+    wanted = list_offsets(connection, places, "latest")
+    assert wanted[empty, 0] == 0
+    assert sum(wanted.values()) == 3, "the end of a transaction is a record too"
+    for _ in range(1_000):
+        assert log_ends(connection, reader, places, PATIENCE_S) == wanted
+    with pytest.raises(KafkaInputError, match=r"ends of `none_.*` must exist"):
+        log_ends(connection, reader, [(unique("none"), 0)], PATIENCE_S)
+    reader.close()
