@@ -355,8 +355,8 @@ def log_ends(
     try:
         found = consumer.offsets_for_times(asked, timeout=timeout_s)
         for end in found:
-            if end.error is not None:
-                raise KafkaException(end.error)
+            if end.error is not None or end.offset < 0:
+                raise KafkaException(end.error or KafkaError(KafkaError._NO_OFFSET))
     except KafkaException as error:
         where = "ends of " + ", ".join(sorted({f"`{place.topic}`" for place in asked}))
         raise asking_failed(connection, where, error) from None
