@@ -55,6 +55,7 @@ TRANSIENT = frozenset(
         KafkaError.REQUEST_TIMED_OUT,
         KafkaError.THROTTLING_QUOTA_EXCEEDED,
         KafkaError.TRANSACTION_COORDINATOR_FENCED,
+        KafkaError.UNKNOWN_LEADER_EPOCH,  # of a client that knows more than a broker just back
         KafkaError.UNKNOWN_PRODUCER_ID,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.UNSTABLE_OFFSET_COMMIT,
