@@ -164,7 +164,7 @@ def apply(settings: LiveSettings, partitions: int, replication: int) -> list[App
             msg = f"topic {name!r}: can't be made: {connection.hide(error.args[0].str())}"
             raise TopicsError(msg) from None
     _wait_until_known(admin, {topic.name for topic in lacking})
-    checked = check(admin, topics, {topic.name for topic in topics} - made)
+    checked = check(admin, [topic for topic in topics if topic.name not in made])
     states = {each.topic.name: each for each in checked}
     return [states.get(topic.name, Applied(topic, "made")) for topic in topics]
 
@@ -182,11 +182,9 @@ def _wait_until_known(admin: AdminClient, names: set[str]) -> None:
         time.sleep(KNOWN_S)
 
 
-def check(admin: AdminClient, topics: Iterable[Topic], there: Iterable[str]) -> list[Applied]:
-    """Compares the topics that are there with what they must be."""
-    held = set(there)
-    known = [topic for topic in topics if topic.name in held]
-    asked = {ConfigResource("topic", topic.name): topic for topic in known}
+def check(admin: AdminClient, topics: Iterable[Topic]) -> list[Applied]:
+    """Compares topics that are there with what they must be."""
+    asked = {ConfigResource("topic", topic.name): topic for topic in topics}
     facts = admin.list_topics(timeout=TIMEOUT_S).topics
     applied = []
     for resource, answer in (admin.describe_configs(list(asked)) if asked else {}).items():

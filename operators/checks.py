@@ -311,7 +311,7 @@ class Checks:
     def _doubtful(self) -> list[Measured]:
         """The fields with numbers that may be wrong.
 
-        To look for the least and the greatest takes a third of the time of all the checks.
+        The least and the greatest of each tell: for 40 rows that saves a sixth of all the checks.
         """
         found = []
         for field in self.stream.fields:
@@ -329,18 +329,14 @@ def _within(field: Field, values: Float64s) -> bool:
     if not len(values):
         return True
     least, most = np.minimum.reduce(values), np.maximum.reduce(values)
-    return bool(
-        -np.inf < least
-        and most < np.inf
-        and (field.above is None or field.above < least)
-        and (field.least is None or field.least <= least)
-        and (field.most is None or most <= field.most)
-    )
+    if not (-np.inf < least and most < np.inf):
+        return False
+    return not any(beyond(least) or beyond(most) for _, beyond in _beyond(field))
 
 
-def _beyond(field: Field) -> list[tuple[str, Callable[[Float64s], Bools]]]:
-    """What numbers of a field must be, and which are not."""
-    bounds: list[tuple[str, Callable[[Float64s], Bools]]] = []
+def _beyond(field: Field) -> list[tuple[str, Callable[[Any], Any]]]:
+    """What numbers of a field must be, and which are not: of one, or of each in an array."""
+    bounds: list[tuple[str, Callable[[Any], Any]]] = []
     if (above := field.above) is not None:
         bounds.append((f"above {above:g}", lambda values: values <= above))
     if (least := field.least) is not None:

@@ -150,27 +150,6 @@ class _Hiding:
 
 # -- errors -----------------------------------------------------------------------------------
 
-HOPELESS = frozenset(
-    {
-        KafkaError._AUTHENTICATION,
-        KafkaError._BAD_COMPRESSION,
-        KafkaError._BAD_MSG,
-        KafkaError._FATAL,
-        KafkaError._SSL,
-        KafkaError._INVALID_ARG,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._UNKNOWN_TOPIC,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        KafkaError.UNSUPPORTED_SASL_MECHANISM,
-        KafkaError.UNKNOWN_TOPIC_ID,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-    }
-)
-"""Errors that waiting does not mend."""
 NOT_THERE = frozenset(
     {
         KafkaError._UNKNOWN_PARTITION,
@@ -179,6 +158,24 @@ NOT_THERE = frozenset(
     }
 )
 """What the brokers say of a topic that does not exist, and what the client does."""
+HOPELESS = NOT_THERE | frozenset(
+    {
+        KafkaError._AUTHENTICATION,
+        KafkaError._BAD_COMPRESSION,
+        KafkaError._BAD_MSG,
+        KafkaError._FATAL,
+        KafkaError._SSL,
+        KafkaError._INVALID_ARG,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.UNSUPPORTED_SASL_MECHANISM,
+        KafkaError.UNKNOWN_TOPIC_ID,
+    }
+)
+"""Errors that waiting does not mend."""
 
 
 def is_hopeless(error: KafkaError) -> bool:
