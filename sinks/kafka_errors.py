@@ -19,6 +19,7 @@ TRANSIENT = frozenset(
         KafkaError._IN_PROGRESS,
         KafkaError._MSG_TIMED_OUT,
         KafkaError._NOENT,  # of the leader of a partition, where a broker has just come back
+        KafkaError._NO_OFFSET,  # of the end of a log, where a broker has just come back
         KafkaError._OUTDATED,
         KafkaError._PREV_IN_PROGRESS,
         KafkaError._PURGE_INFLIGHT,
@@ -30,7 +31,8 @@ TRANSIENT = frozenset(
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
-        KafkaError._UNKNOWN_TOPIC,  # whether a topic is missing is asked before each attempt
+        KafkaError._UNKNOWN_PARTITION,  # whether a topic is missing is asked before each attempt
+        KafkaError._UNKNOWN_TOPIC,
         KafkaError._WAIT_COORD,
         KafkaError.BROKER_NOT_AVAILABLE,
         KafkaError.CONCURRENT_TRANSACTIONS,

@@ -31,6 +31,7 @@ from sources.kafka_client import (
     KafkaInputError,
     TopicFacts,
     TopicPartitionId,
+    asking_failed,
     is_hopeless,
     log_ends,
     topic_facts,
@@ -261,7 +262,11 @@ class BrokerClock:
                 "producers; change the setting"
             )
             raise KafkaInputError(msg)
-        ends = log_ends(self._connection, reader, self._places, ANSWER_S)
+        try:
+            ends = log_ends(reader, self._places, ANSWER_S)
+        except KafkaException as failed:
+            where = "ends of " + ", ".join(sorted({f"`{topic}`" for topic, _ in self._places}))
+            raise asking_failed(self._connection, where, failed) from None
         clock_ns = max(self._seen[0], stamp_ms * 10**6 - self._margin_ns)
         self._seen = (clock_ns, ends)
 

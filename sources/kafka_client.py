@@ -332,31 +332,26 @@ def list_offsets(
 
 
 def log_ends(
-    connection: Connection, consumer: Consumer, places: Iterable[TopicPartitionId], timeout_s: float
+    consumer: Consumer, places: Iterable[TopicPartitionId], timeout_s: float
 ) -> dict[TopicPartitionId, int]:
-    """Asks where logs end, behind all messages, for those who ask often.
+    """Asks where logs end, for those who ask often: behind all that the consumer may read.
 
     :func:`list_offsets` takes six times as long, and one of some 300 such questions was seen to get
     no answer at all (librdkafka 2.16), of thousands of these none.
 
     Args:
-        connection: how the consumer reaches the cluster.
-        consumer: to ask with; it must read what is not committed too.
+        consumer: to ask with.
         places: the partitions.
         timeout_s: how long the cluster may take.
 
     Raises:
-        KafkaInputError: when the cluster cannot be asked.
+        KafkaException: when the cluster does not tell.
     """
     asked = [TopicPartition(*place, OFFSET_END) for place in places]
-    try:
-        found = consumer.offsets_for_times(asked, timeout=timeout_s)
-        for end in found:
-            if end.error is not None or end.offset < 0:
-                raise KafkaException(end.error or KafkaError(KafkaError._NO_OFFSET))
-    except KafkaException as error:
-        where = "ends of " + ", ".join(sorted({f"`{place.topic}`" for place in asked}))
-        raise asking_failed(connection, where, error) from None
+    found = consumer.offsets_for_times(asked, timeout=timeout_s)
+    for end in found:
+        if end.error is not None or end.offset < 0:
+            raise KafkaException(end.error or KafkaError(KafkaError._NO_OFFSET))
     return {(end.topic, end.partition): end.offset for end in found}
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     NewPartitions,
@@ -21,6 +21,7 @@ from sources.kafka_client import (
     Connection,
     KafkaInputError,
     TopicFacts,
+    asking_failed,
     list_offsets,
     log_ends,
     topic_facts,
@@ -172,13 +173,14 @@ def test_facts_of_topics(kafka, topic):
     assert facts[stamped].topic_id != facts[other].topic_id
 
 
-def test_the_ends_of_logs_are_told_each_time_they_are_asked_for(kafka, topic):
+@pytest.mark.parametrize(("isolation", "end"), [("read_uncommitted", 2), ("read_committed", 1)])
+def test_the_ends_of_logs_are_told_each_time_they_are_asked_for(kafka, topic, isolation, end):
     name, empty = topic(2, append_time=True), topic(append_time=True)
     produce(kafka, name, [b"a"], 1)
     transaction(kafka, name, [b"x"], commits=False)
     connection = Connection(kafka)
     reader = connection.client(
-        Consumer, connection.config(group_id=name, isolation_level="read_uncommitted")
+        Consumer, connection.config(group_id=name, isolation_level=isolation)
     )
     undecided = Producer({"bootstrap.servers": kafka, "transactional.id": name})
     undecided.init_transactions(PATIENCE_S)
@@ -187,11 +189,14 @@ def test_the_ends_of_logs_are_told_each_time_they_are_asked_for(kafka, topic):
     assert undecided.flush(PATIENCE_S) == 0
     places = [(name, 0), (name, 1), (empty, 0)]
     # A message, one that is undecided; one that was aborted, and the record that says so.
-    wanted = {(name, 0): 2, (name, 1): 2, (empty, 0): 0}
-    assert list_offsets(connection, places, "latest") == wanted
+    wanted = {(name, 0): 2, (name, 1): end, (empty, 0): 0}
+    committed = isolation == "read_committed"
+    assert list_offsets(connection, places, "latest", committed=committed) == wanted
     for _ in range(1_000):
-        assert log_ends(connection, reader, places, PATIENCE_S) == wanted
-    with pytest.raises(KafkaInputError, match=r"ends of `none_.*` must exist"):
-        log_ends(connection, reader, [(unique("none"), 0)], PATIENCE_S)
+        assert log_ends(reader, places, PATIENCE_S) == wanted
+    with pytest.raises(KafkaException) as caught:
+        log_ends(reader, [(unique("none"), 0)], PATIENCE_S)
+    failed = asking_failed(connection, "ends", caught.value)
+    assert str(failed).startswith("ends must exist")
     undecided.abort_transaction(PATIENCE_S)
     reader.close()

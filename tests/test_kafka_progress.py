@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaException, Producer
@@ -15,6 +17,8 @@ from sinks.kafka_progress import Progress, ProgressLog
 from sources.kafka_client import Connection
 from tests.kafka_topics import read_topic
 from tests.services.kafka import Topics, admin
+
+PATIENCE_S = 30.0
 
 
 def producer(topic: Topics, lane: str | None = None) -> Producer:
@@ -123,3 +127,25 @@ def test_a_topic_that_does_not_exist_is_named(topic, monkeypatch):
     monkeypatch.setattr(kafka_progress, "PATIENCE_S", 0.2)
     with pytest.raises(MissingTopicError, match=r"topic `no\.such` must exist, found none"):
         log_of(topic, "no.such").partition_of(0)
+
+
+def test_who_is_asking_is_answered_though_another_gives_up(private_kafka, monkeypatch):
+    monkeypatch.setattr(kafka_progress, "ANSWER_S", PATIENCE_S)
+    topic = Topics(private_kafka.bootstrap)
+    with ThreadPoolExecutor() as threads:
+        name = topic()
+        writer = producer(topic)
+        say(writer, name, "a", 3)
+        writer.flush()
+        log = log_of(topic, name)
+        assert settled(log, "a") == 3
+        private_kafka.pause()
+        asked: list[Future[Any]] = [
+            threads.submit(settled, log, "a", whole=True),
+            threads.submit(settled, log, "a", whole=False),
+            threads.submit(log.require, [name]),
+        ]
+        time.sleep(0.5)  # so that they have asked, most likely
+        log.forget()
+        private_kafka.resume()
+        assert [answer.result(PATIENCE_S / 2) for answer in asked] == [3, 3, {name: 1}]
