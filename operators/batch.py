@@ -26,6 +26,20 @@ class Labels:
         """The labels of some rows, by mask or index."""
         return Labels(self.codes[rows], self.names)
 
+    def used(self) -> Labels:
+        """The same labels without the names that no row has.
+
+        >>> Labels(np.array([2, 0, 2], np.int32), ("a", "b", "c")).used()
+        Labels(codes=array([1, 0, 1], dtype=int32), names=('a', 'c'))
+        """
+        used = np.zeros(len(self.names), np.bool_)
+        used[self.codes] = True
+        if used.all():
+            return self
+        codes = np.cumsum(used, dtype=np.int32) - np.int32(1)
+        names = tuple(map(self.names.__getitem__, np.flatnonzero(used).tolist()))
+        return Labels(codes[self.codes], names)
+
     def strings(self) -> list[str]:
         """The string of each row."""
         return [self.names[code] for code in self.codes]

@@ -361,7 +361,7 @@ class Decoder:
     def entities(self, rows: pa.Table | pl.DataFrame) -> tuple[str, ...]:
         """The entities of some rows, the malformed ones among them."""
         labels = _labels(_array(_as_table(rows), self.stream.entity)).values
-        return tuple(name for name in _used(labels).names if label_problem(name) is None)
+        return tuple(name for name in labels.used().names if label_problem(name) is None)
 
     def _clock_of(self, parsed: dict[str, Parsed]) -> Parsed:
         if self.roles.arrival is not None:
@@ -395,13 +395,12 @@ class Decoder:
         # Asked for once: to find a column by its name costs as much as to read a few rows of it.
         columns = dict(zip(table.column_names, table.columns, strict=True))
         missing = pa.chunked_array([pa.nulls(table.num_rows)])
-        parsed = {
-            name: self._column(_whole(columns.get(name, missing)), name) for name in self.columns
-        }
+        raw = {name: _whole(columns.get(name, missing)) for name in self.columns}
+        parsed = {name: self._column(array, name) for name, array in raw.items()}
         parsed[self.roles.time] = time = self._event_time(parsed)
 
         def show_raw(name: str, row: int) -> str:
-            return show(_python(_whole(columns.get(name, missing))[row]))
+            return show(_python(raw[name][row]))
 
         checks = Checks(self.stream, self.roles, parsed, show_raw, table.num_rows)
         stream = self.stream
@@ -499,18 +498,8 @@ def _time_column(stream: Stream, columns: Sequence[str], where: str) -> str:
 
 def without_unused(batch: Batch) -> Batch:
     """Leaves out the labels that no row has: the names of dead rows must not become entities."""
-    series = _used(batch.series) if batch.series is not None else None
-    return replace(batch, keys=_used(batch.keys), series=series)
-
-
-def _used(labels: Labels) -> Labels:
-    used = np.zeros(len(labels.names), np.bool_)
-    used[labels.codes] = True
-    if used.all():
-        return labels
-    codes = (np.cumsum(used) - 1).astype(np.int32)
-    names = tuple(name for name, keep in zip(labels.names, used, strict=True) if keep)
-    return Labels(codes[labels.codes], names)
+    series = batch.series.used() if batch.series is not None else None
+    return replace(batch, keys=batch.keys.used(), series=series)
 
 
 def decode(

@@ -300,7 +300,9 @@ class Engine:
     def evaluate(self, index: int, block: Block, scopes: dict[int, Scope]) -> Scope:
         """Runs a domain's steps over its block and commits the block to its recent rows."""
         domain, table = self.plan.domains[index], self.tables[index]
-        scope = Scope(index, block, self.tables, self.links, scopes)
+        # A copy: a scope in its own sight is freed by a search for garbage only, which came after
+        # 1.2 GB at 10,000 rows a second. Guarded by test_nothing_is_left_for_the_collector.
+        scope = Scope(index, block, self.tables, self.links, dict(scopes))
         self.blocks.begin(index, block, self.settled_ns)
         for step in domain.steps:
             result = step.run(scope)

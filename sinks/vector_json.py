@@ -6,7 +6,7 @@ object of Python for every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,8 +102,8 @@ class VectorJson:
         yield vectors.n_rows
 
     def _labels(self, labels: Labels) -> _Texts:
-        names, rows = used_names(labels)
-        return _Texts([self._names[name] for name in names], rows)
+        used = labels.used()
+        return _Texts([self._names[name] for name in used.names], used.codes)
 
     def _reals(self, vectors: Vectors) -> Float64s:
         """The features and the coverage, a row each."""
@@ -122,18 +122,6 @@ class VectorJson:
                 where = f"feature set `{self._set.name}`, feature `{name}`"
                 msg = f"{where}: must be finite or null, found {values[np.isinf(values)][0]}"
                 raise NotFiniteError(msg)
-
-
-def used_names(labels: Labels) -> tuple[Iterable[str], Integers]:
-    """The names of some rows, and the number of each row's among them.
-
-    >>> used_names(Labels(np.array([2], np.int32), ("a", "b", "c")))
-    (['c'], array([0]))
-    """
-    if len(labels.names) <= len(labels.codes):
-        return labels.names, labels.codes
-    used, rows = np.unique(labels.codes, return_inverse=True)
-    return [labels.names[code] for code in used.tolist()], rows
 
 
 @dataclass(frozen=True, slots=True)

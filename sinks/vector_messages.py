@@ -14,7 +14,7 @@ import pyarrow.ipc
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
-from sinks.vector_json import VectorJson, used_names
+from sinks.vector_json import VectorJson
 
 Form: TypeAlias = Literal["json", "arrow"]
 
@@ -67,9 +67,9 @@ class VectorMessages:
 
     def keys(self, vectors: Vectors) -> list[bytes]:
         """The key of each vector's message: its entity."""
-        names, rows = used_names(vectors.keys)
-        encoded = [name.encode() for name in names]
-        return list(map(encoded.__getitem__, rows.tolist()))
+        used = vectors.keys.used()
+        encoded = [name.encode() for name in used.names]
+        return list(map(encoded.__getitem__, used.codes.tolist()))
 
     def values(self, vectors: Vectors) -> list[bytes]:
         """Each vector as a JSON object.
