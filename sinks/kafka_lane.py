@@ -98,6 +98,7 @@ class KafkaLane(Lane[Render]):
         accepts: is shown the progress that is found before anything is written, and raises where
             it cannot be gone on from.
         beat: is called while a call waits, so that a long outage is not taken for a hang.
+        gather_s: how long the lane waits for more before it begins a transaction.
     """
 
     transient = (KafkaException, TimeoutError)
@@ -110,9 +111,11 @@ class KafkaLane(Lane[Render]):
         topics: Iterable[str],
         accepts: Callable[[State], None] = lambda state: None,
         beat: Callable[[], None] = nothing,
+        gather_s: float = 0.0,
     ) -> None:
         super().__init__(name, beat)
         self._number = number
+        self._gather_s = gather_s
         self._tenancy = tenancy
         self._connection = tenancy.progress.connection
         self._topics = tuple(topics)
@@ -148,6 +151,7 @@ class KafkaLane(Lane[Render]):
 
     def _write(self, parcels: list[Parcel[Render]]) -> None:
         """Writes one transaction."""
+        self._gather(parcels)
         producer = self._begun()
         due_s = max(self._due_s, time.monotonic() + GATHERED_S)
         records = sum(self._produce(producer, parcel) for parcel in parcels)
@@ -160,6 +164,14 @@ class KafkaLane(Lane[Render]):
         self._due_s = began_s + self._tenancy.transaction_ms * 1e-3
         producer.commit_transaction()
         self.counts.commit_s += time.monotonic() - began_s
+
+    def _gather(self, parcels: list[Parcel[Render]]) -> None:
+        """Adds what comes before the transaction is begun."""
+        deadline_s = time.monotonic() + self._gather_s
+        rows = sum(parcel.rows for parcel in parcels)
+        while rows < MOST_RECORDS and (parcel := self._take(deadline_s)) is not None:
+            parcels.append(parcel)
+            rows += parcel.rows
 
     def _begun(self) -> Producer:
         assert self._producer is not None  # noqa: S101

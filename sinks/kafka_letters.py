@@ -29,6 +29,8 @@ PREFIX = "__riffle.errors."
 """Of the names of our headers."""
 OFFSET, STAMP = PREFIX + "offset", PREFIX + "timestamp_ms"
 REASON, MESSAGE = PREFIX + "reason", PREFIX + "message"
+GATHERED_S = 0.25
+"""Letters wait this long for others: a few large transactions cost less than many small ones."""
 
 
 def dead_topic(topic: str) -> str:
@@ -107,7 +109,9 @@ class LettersPart(StatefulSinkPartition[Letters, Kept]):
         self._sink = sink
         self._resumed = resumed
         self._positions: dict[str, int] | None = None
-        self.lane = KafkaLane(name, number, sink.tenancy, sink.targets, self._accept, sink.beat)
+        self.lane = KafkaLane(
+            name, number, sink.tenancy, sink.targets, self._accept, sink.beat, GATHERED_S
+        )
 
     def write_batch(self, values: list[Letters]) -> None:
         """Hands letters over."""

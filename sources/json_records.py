@@ -7,6 +7,7 @@ row, or are refused for the same reason.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -74,10 +75,11 @@ class JsonRecords:
 
     def problem(self, text: bytes, columns: Sequence[str], error: Exception) -> tuple[Reason, str]:
         """What is wrong with a text that could not be decoded, given what the decoder said."""
-        out_of_range = "out of range" in str(error) or b"NaN" in text or b"Infinity" in text
-        if type(error) is msgspec.DecodeError and not out_of_range:
+        said = str(error)
+        if type(error) is msgspec.DecodeError and "out of range" not in said:
             # A second look at what is no JSON at all would cost as much as twenty good texts.
-            return self.malformed(error)
+            constant = _constant(text, said)
+            return _not_finite(constant) if constant else self.malformed(error)
         return self._problem(text, columns) or self.malformed(error)
 
     def _problem(self, text: bytes, columns: Sequence[str]) -> tuple[Reason, str] | None:
@@ -86,7 +88,7 @@ class JsonRecords:
         except _DoubledKeyError as error:
             return twice_in_an_object(str(error))
         except _NotFiniteError as error:
-            return Reason.NOT_FINITE, f"a number must be finite, got {error}"
+            return _not_finite(str(error))
         except (ValueError, RecursionError) as error:
             return self.malformed(error)
         if not isinstance(record, dict):
@@ -104,6 +106,20 @@ class JsonRecords:
         """Says that a text is no object."""
         said = f"a {self._what} must be a JSON object, got"
         return Reason.MALFORMED, f"{said}{'' if isinstance(found, str) else ':'} {found}"
+
+
+def _not_finite(constant: str) -> tuple[Reason, str]:
+    return Reason.NOT_FINITE, f"a number must be finite, got {constant}"
+
+
+def _constant(text: bytes, said: str) -> str | None:
+    """The number that JSON does not have at which the decoder says that it stopped, if it did."""
+    if (stopped := _STOPPED.fullmatch(said)) is None:
+        return None
+    at = int(stopped[1])
+    if text.startswith(b"Infinity", at):
+        return "-Infinity" if text[at - 1 : at] == b"-" else "Infinity"
+    return "NaN" if text.startswith(b"NaN", at) and text[at - 1 : at] != b"-" else None
 
 
 def twice_in_an_object(key: str) -> tuple[Reason, str]:
@@ -142,6 +158,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
+_STOPPED = re.compile(r"JSON is malformed: invalid character \(byte (\d+)\)")
 # To make one takes as long as to read a message with it.
 _DISTINCT = json.JSONDecoder(object_pairs_hook=_distinct)
 _STRICT = json.JSONDecoder(object_pairs_hook=_distinct, parse_constant=_no_json)

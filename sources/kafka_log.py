@@ -36,8 +36,9 @@ from sources.messages import Messages
 
 LOGGER = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 10_000
-"""The most messages that the consumer is asked for at once."""
+MOST_AT_ONCE = 30_000
+"""The most messages that the consumer is asked for at once: what waits is worked off in fewer turns
+(of 10,000, a message costs a twentieth more, a bad one a fifth)."""
 BUFFER_BYTES = 64 * 2**20
 """Messages that wait for slower partitions, of all partitions together."""
 COLLECT_AFTER = 200_000

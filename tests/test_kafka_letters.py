@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from operators.account import Fate
 from operators.batch import NO_CLOCK_NS, Batch, Labels
 from operators.dead_letters import DeadLetters, Reason, Record
 from operators.engine import Refused
-from sinks import lane
+from sinks import kafka_letters, lane
 from sinks.errors import MissingTopicError, ProgressLostError
 from sinks.kafka_lane import Records, Tenancy
 from sinks.kafka_letters import (
@@ -219,6 +220,20 @@ def test_what_comes_after_a_pause_is_committed_at_once(world):
     part.close()
     assert part.lane.counts.transactions == 2
     assert offsets(world.dead()) == [1, 2, 3]
+
+
+def test_letters_wait_a_moment_for_each_other(world, monkeypatch):
+    monkeypatch.setattr(kafka_letters, "GATHERED_S", LONG_MS / 1e3)
+    part = world.run(transaction_ms=0)
+    part.snapshot()  # the lane is open
+    for offset in range(1, 6):
+        part.write_batch([letters(offset)])
+    assert part.lane.counts.transactions == 0
+    began_s = monotonic()
+    part.close()
+    assert monotonic() - began_s < LONG_MS / 2e3  # who ends does not wait
+    assert part.lane.counts.transactions == 1
+    assert offsets(world.dead()) == [1, 2, 3, 4, 5]
 
 
 def test_who_waits_for_room_does_not_wait_for_the_next_commit(world, monkeypatch):
