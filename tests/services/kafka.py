@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -86,8 +87,12 @@ COMPACTED = {
     "delete.retention.ms": "100",
 }
 
-# The compiler of servers would take more time than it gives back in the minutes of a test run.
-JVM = ["-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+# By the variables that Kafka's own scripts read. The compiler of servers would take more time than
+# it gives back in the minutes of a test run.
+JVM = {
+    "KAFKA_HEAP_OPTS": "-Xms128m -Xmx512m",
+    "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+}
 
 LOGGING = """\
 Configuration:
@@ -126,7 +131,7 @@ class Kafka(Service):
         """The command that runs a class of Kafka."""
         return [
             self.java(),
-            *JVM,
+            *(word for name, own in JVM.items() for word in os.environ.get(name, own).split()),
             f"-Dlog4j2.configurationFile={home / 'log4j2.yaml'}",
             "-cp",
             f"{home / 'lib'}/*",
