@@ -62,6 +62,12 @@ def all_vectors(seed: int) -> list[Vectors]:
     return found
 
 
+def say(what: str) -> None:
+    """Tells whoever has started this process how far it is."""
+    sys.stdout.write(f"{what}\n")
+    sys.stdout.flush()
+
+
 def main(repo: Path, kept: Path, seed: int) -> None:
     start, state = 0, None
     if kept.exists():
@@ -71,11 +77,11 @@ def main(repo: Path, kept: Path, seed: int) -> None:
     part = sink.build_part("online", "00", state)
     given = all_vectors(seed)
     part.lane.state()
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    say("ready")
     every = SNAPSHOT_EVERY + random.Random(start).randrange(9)
     for number in range(start, len(given)):
         part.write_batch([given[number]])
+        say("a batch")
         time.sleep(PAUSE_S)
         if number % every == 0:
             draft = kept.with_suffix(".draft")

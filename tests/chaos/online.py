@@ -225,6 +225,7 @@ class OnlineWatch(threading.Thread):
         self._newest_ns = [0] * len(self._keys)
         self._last: list[Raw | None] = [None] * len(self._keys)
         self._seen: set[tuple[int, Raw]] = set()
+        self._looked_ms = 0
         self._latest_ms: dict[int, int] = {}
         self._ended = threading.Event()
 
@@ -242,21 +243,24 @@ class OnlineWatch(threading.Thread):
             pipe = client.pipeline(transaction=False)
             for key in self._keys:
                 pipe.hmget(key, FIELDS)  # type: ignore[arg-type]
+            began_ms = now_ms()
             try:
                 found = pipe.execute()
             except (redis.RedisError, OSError):  # Redis is away; the proofs see to that
                 continue
-            at_ms = now_ms()
             self.looks += 1
             for index, values in enumerate(found):
                 raw = tuple(value or b"" for value in values)
                 if raw != self._last[index] and raw[0]:
-                    self._note(index, raw, at_ms)
+                    self._note(index, raw)
+            self._looked_ms = began_ms
 
-    def _note(self, index: int, raw: Raw, at_ms: int) -> None:
+    def _note(self, index: int, raw: Raw) -> None:
         self._last[index] = raw
         self._seen.add((index, raw))
-        self._latest_ms[self._parts[index]] = at_ms
+        # It was not there when the look before this one began, which is all that is known of when
+        # it came: what a look finds may be older than the look.
+        self._latest_ms[self._parts[index]] = self._looked_ms
         ts_ns, before_ns = ns_of(raw[0]), self._newest_ns[index]
         if ts_ns < before_ns:
             self.back.append(f"{self._entities[index]} from {before_ns} to {ts_ns}")
@@ -268,7 +272,7 @@ class OnlineWatch(threading.Thread):
         self.join(30)
 
     def heard_since(self, since_ms: int, parts: Iterable[int]) -> bool:
-        """Whether something of each lane has changed after a time."""
+        """Whether something of each lane has surely changed after a time."""
         return all(self._latest_ms.get(part, 0) > since_ms for part in parts)
 
     def problems(self, in_one_go: pl.DataFrame | None) -> list[str]:
