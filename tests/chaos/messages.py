@@ -12,7 +12,7 @@ import json
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 Encoded: TypeAlias = tuple[bytes, bytes | None]
@@ -62,6 +62,10 @@ class Shape:
     silent: float = 0.01
     again: float = 0.01
     corrected: float = 0.01
+
+    def without_letters(self) -> Shape:
+        """The same without what becomes a letter; what comes again may be late, too."""
+        return replace(self, bad=0, late=0, again=0, corrected=0)
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,8 +130,7 @@ def test_a_broken_flow_is_caught_when_it_goes_on_after_another_took_its_place(
     name, kafka, places_of, tmp_path
 ):
     """Letters go to Kafka, whose fence would do the work of the others'."""
-    shape = replace(SHAPE, bad=0, late=0)
-    caught(name, stopped, kafka, tmp_path, places_of, shape=shape)
+    caught(name, stopped, kafka, tmp_path, places_of, shape=SHAPE.without_letters())
 
 
 def test_the_real_flow_survives_a_copy_of_its_state(kafka, tmp_path):
