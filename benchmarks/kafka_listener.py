@@ -22,6 +22,8 @@ from benchmarks.kafka_broker import ANSWER_S, reader
 MARK = b'"ts":"'
 QUIET_S = 3.0
 """No vector for so long once the feeder has ended: a flow that was behind has caught up."""
+FIRST_S = 60.0
+"""No vector at all for so long: none will come."""
 
 
 def listen(bootstrap: str, names: list[str]) -> tuple[Any, Any]:
@@ -41,7 +43,7 @@ def listen(bootstrap: str, names: list[str]) -> tuple[Any, Any]:
         first = consumer.poll(0.05)
         if first is None:
             ended = ended or bool(select.select([sys.stdin], [], [], 0)[0])
-            if ended and time.monotonic() - last_s > QUIET_S:
+            if ended and time.monotonic() - last_s > (QUIET_S if texts else FIRST_S):
                 break
             continue
         now_ns, last_s = time.time_ns(), time.monotonic()

@@ -47,12 +47,14 @@ from dataflows.live_sinks import letters_sink, sinks_of
 from dataflows.live_state import part_name
 from dataflows.logs import set_up_logs
 from dataflows.observed import Observed
+from dataflows.openings import Openings
 from dataflows.processes import die_with_parent
 from dataflows.rescale import carried_states
 from dataflows.seen import SeenSource
 from dataflows.settings import SettingsError
 from dataflows.topics import connection_of
-from operators.batch import Batch, Vectors
+from operators.batch import Batch, Vectors, no_vectors
+from operators.dead_letters import DeadLetters
 from operators.durations import NS_PER_UNIT
 from operators.engine import Refused
 from operators.extract import Donors, Extracted, extract, key_of
@@ -126,14 +128,22 @@ def build(context: Context) -> Dataflow:
     if plan.tables:
         inputs.append(op.input("read_tables", flow, _tables(context, alignment)))
     reads = inputs[0] if len(inputs) == 1 else op.merge("reads", *inputs)
-    letters = [op.flat_map_batch("unread", reads, _unread(plan))]
+    letters = [
+        op.input("lanes", flow, Openings(context.lanes, DeadLetters("", ""))),
+        op.flat_map_batch("unread", reads, _unread(plan)),
+    ]
     for name, feature_set in plan.sets.items():
         extracted = _extract(context, feature_set, reads, name)
         vectors = op.flat_map_batch(
             f"vectors_{feature_set.name}", extracted, _vectors(context, feature_set)
         )
         for place, sink in sinks_of(context, name, progress).items():
-            op.output(f"{place}_{feature_set.name}", vectors, sink)
+            given = vectors
+            if place == KAFKA:
+                openings = Openings(context.lanes, no_vectors())
+                lanes = op.input(f"lanes_{feature_set.name}", flow, openings)
+                given = op.merge(f"written_{feature_set.name}", lanes, vectors)
+            op.output(f"{place}_{feature_set.name}", given, sink)
         letters.append(
             op.flat_map_batch(f"refused_{feature_set.name}", extracted, _refused(feature_set))
         )

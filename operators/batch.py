@@ -185,6 +185,17 @@ class Vectors:
         )
 
 
+def no_vectors() -> Vectors:
+    """None at all, of whatever set.
+
+    >>> len(no_vectors())
+    0
+    """
+    none, nothing = np.empty(0, np.int64), np.empty(0, np.float64)
+    keys = Labels(np.empty(0, np.int32), ())
+    return Vectors(keys, None, none, {}, none, nothing, none, none)
+
+
 NO_CLOCK_NS = -(2**62)
 """Clock of a partition that has not been heard of."""
 END_CLOCK_NS = 2**62

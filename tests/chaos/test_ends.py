@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from urllib.request import urlopen
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from dataflows.demo import REFUSED
@@ -26,6 +27,8 @@ from tests.chaos.world import World, world
 
 SHAPE = Shape(instruments=400, news_per_s=160)
 REFUSED_S = 15.0
+OPEN_MS = 120_000
+"""For how long the broker leaves a transaction open; nobody waits for a flow that long."""
 MODULE = "tests.chaos.sabotaged_live"
 POISON = "poison"
 
@@ -108,6 +111,36 @@ def test_a_copy_of_the_state_fences_the_flow_it_was_copied_from(
         if stopped:
             told = f"the zombie ended {took_s:.1f} s after it was woken, and nothing was there of"
             record_property(MEASURED, f"{told} what it had computed; {must}")
+
+
+def test_a_transaction_of_a_lane_that_has_nothing_to_write_is_not_waited_for(kafka, tmp_path):
+    with world(kafka, tmp_path, shape=SHAPE.without_letters()) as made:
+        left_open = transaction_of(made, "letters.01")
+        (unit,) = made.make_units()
+        made.start_feed()
+        run_until_resumed(made, unit)
+        with pytest.raises(KafkaException) as caught:
+            left_open.commit_transaction(REFUSED_S)
+        assert caught.value.args[0].code() == KafkaError._FENCED
+        prove(made)
+
+
+def transaction_of(made: World, lane: str) -> Producer:
+    """What a lane leaves that is killed before its first snapshot, in all places of progress."""
+    producer = Producer(
+        {
+            "bootstrap.servers": made.bootstrap,
+            "transactional.id": f"{made.settings.name}.{lane}",
+            "transaction.timeout.ms": OPEN_MS,
+        }
+    )
+    producer.init_transactions(REFUSED_S)
+    producer.begin_transaction()
+    topic = made.settings.kafka.progress_topic
+    for number in producer.list_topics(topic, timeout=REFUSED_S).topics[topic].partitions:
+        producer.produce(topic, b"{}", lane.encode(), partition=number)
+    assert producer.flush(REFUSED_S) == 0
+    return producer
 
 
 def fork(
