@@ -150,18 +150,26 @@ class ProgressLog:
         FENCED_LEADER_EPOCH for ever.
         """
         with self._lock:
+            given_up = self._admin, self._decided, self._undecided
             self._admin = self._decided = self._undecided = None
+            self._partitions = 0  # the topic may be another one by then, with fewer of them
+        del given_up  # to end a client takes a while, which nobody waits for
 
     def _read(self, name: str, number: int, *, whole: bool) -> Progress | None:
+        with self._lock:
+            known = self._positions.get(number, 0)
         end = self._end(number, whole=whole)
+        with self._lock:
+            # The end is compared with what was known before it was asked for: others read on.
+            if number not in self._positions or end < known:  # not read yet, or another topic
+                self._begin(number)
         deadline_s = time.monotonic() + MOST_WAIT_S
-        while self._read_some(number, end) < end:
+        while (last := self._read_some(number, end)) is None:
             if time.monotonic() > deadline_s:
                 where = f"partition {number} of topic `{self.topic}`"
                 msg = f"{where}: the transactions before offset {end} must end first"
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, msg))
-        with self._lock:
-            value = self._last[number].get(name.encode())
+        value = last.get(name.encode())
         return None if value is None else Progress.decode(value)
 
     def _end(self, number: int, *, whole: bool) -> int:
@@ -173,19 +181,17 @@ class ProgressLog:
         place = (self.topic, number)
         return log_ends(consumer, [place], ANSWER_S)[place]
 
-    def _read_some(self, number: int, end: int) -> int:
-        """Reads on for a moment, and gives the offset up to which the partition is known.
+    def _read_some(self, number: int, end: int) -> dict[bytes, bytes] | None:
+        """The last record of each lane, if they are known up to an offset; else reads on a moment.
 
         The lock is not held for long: another lane needs it to end the transaction of its earlier
         run, for which this one may be waiting.
         """
         with self._lock:
-            position = self._positions.get(number)
-            if position is None or position > end:  # not read yet, or another topic by this name
-                self._begin(number)
-            elif position < end:
+            if self._positions[number] < end:
                 self._consume()
-            return self._positions[number]
+                return None
+            return self._last[number]  # who begins anew makes a new one
 
     def _begin(self, number: int) -> None:
         self._positions[number] = 0

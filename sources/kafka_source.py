@@ -30,7 +30,7 @@ when it gives none; the log is read from its position on."""
 SHORTEST_WAIT = timedelta(milliseconds=1)
 LONGEST_WAIT = timedelta(milliseconds=20)
 """Between two looks at whether the others have caught up."""
-BATCH_ROWS = 20_000
+BATCH_ROWS = 10_000
 """The most messages of a batch."""
 
 

@@ -19,6 +19,7 @@ from tests.kafka_topics import read_topic
 from tests.services.kafka import Topics, admin
 
 PATIENCE_S = 30.0
+READS = 50
 
 
 def producer(topic: Topics, lane: str | None = None) -> Producer:
@@ -149,3 +150,31 @@ def test_who_is_asking_is_answered_though_another_gives_up(private_kafka, monkey
         log.forget()
         private_kafka.resume()
         assert [answer.result(PATIENCE_S / 2) for answer in asked] == [3, 3, {name: 1}]
+
+
+def test_lanes_that_read_at_the_same_time_find_all_there_is(topic, monkeypatch):
+    name = topic()
+    writer = producer(topic)
+    for lane in "abcd":
+        say(writer, name, lane, 1)
+    writer.flush()
+    log = log_of(topic, name)
+    begun: list[int] = []
+    begin = log._begin
+
+    def noted(number: int) -> None:
+        begun.append(number)
+        begin(number)
+
+    monkeypatch.setattr(log, "_begin", noted)
+
+    def read(lane: str) -> list[int | None]:
+        return [settled(log, lane, whole=number % 2 > 0) for number in range(READS)]
+
+    with ThreadPoolExecutor() as threads:
+        asked = [threads.submit(read, lane) for lane in "abcd"]
+        while not all(each.done() for each in asked):
+            say(writer, name, "another", 1)
+            writer.flush()
+        assert [set(each.result()) for each in asked] == [{1}] * 4
+    assert begun == [0]  # what others have read since is not taken for another topic
