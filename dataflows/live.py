@@ -128,10 +128,9 @@ def build(context: Context) -> Dataflow:
     if plan.tables:
         inputs.append(op.input("read_tables", flow, _tables(context, alignment)))
     reads = inputs[0] if len(inputs) == 1 else op.merge("reads", *inputs)
-    letters = [
-        op.input("lanes", flow, Openings(context.lanes, DeadLetters("", ""))),
-        op.flat_map_batch("unread", reads, _unread(plan)),
-    ]
+    letters = [op.flat_map_batch("unread", reads, _unread(plan))]
+    if plan.facts or any(KAFKA in table.sinks for table in settings.sets.values()):
+        letters.append(op.input("lanes", flow, Openings(context.lanes, DeadLetters("", ""))))
     for name, feature_set in plan.sets.items():
         extracted = _extract(context, feature_set, reads, name)
         vectors = op.flat_map_batch(

@@ -94,8 +94,7 @@ def test_a_flow_that_is_started_twice_is_refused(kafka, places_of, tmp_path):
 def test_a_copy_of_the_state_fences_the_flow_it_was_copied_from(
     kafka, places_of, tmp_path, stopped, sinks, record_property
 ):
-    # The fence of letters, which is Kafka's, must not do the work of the others'. Nor may a rare
-    # letter open its lane late: who is stopped amid that opens it last, and is its owner then.
+    # The fence of letters, which is Kafka's, must not do the work of the others'.
     shape = SHAPE if KAFKA in sinks else SHAPE.without_letters()
     with world(kafka, tmp_path, shape=shape, places=places_of(sinks)) as made:
         zombie, copy = fork(made, stopped=stopped)
