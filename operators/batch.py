@@ -51,7 +51,7 @@ class Labels:
 
     def strings(self) -> list[str]:
         """The string of each row."""
-        return [self.names[code] for code in self.codes]
+        return list(self._names(self.codes))
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from sources.kafka_client import (
     is_hopeless,
     log_ends,
     topic_facts,
+    topics_of,
     words,
 )
 
@@ -265,7 +266,7 @@ class BrokerClock:
         try:
             ends = log_ends(reader, self._places, ANSWER_S)
         except KafkaException as failed:
-            where = "ends of " + ", ".join(sorted({f"`{topic}`" for topic, _ in self._places}))
+            where = f"ends of {topics_of(self._places)}"
             raise asking_failed(self._connection, where, failed) from None
         clock_ns = max(self._seen[0], stamp_ms * 10**6 - self._margin_ns)
         self._seen = (clock_ns, ends)

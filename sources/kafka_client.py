@@ -285,6 +285,15 @@ def asking_failed(connection: Connection, where: str, error: Exception) -> Kafka
 # -- offsets ----------------------------------------------------------------------------------
 
 
+def topics_of(places: Iterable[TopicPartitionId]) -> str:
+    """Names the topics of partitions, for messages.
+
+    >>> topics_of([("b", 0), ("a", 0), ("a", 1)])
+    '`a`, `b`'
+    """
+    return ", ".join(sorted({f"`{topic}`" for topic, _ in places}))
+
+
 def list_offsets(
     connection: Connection,
     places: Iterable[TopicPartitionId],
@@ -325,7 +334,7 @@ def list_offsets(
         except (KafkaException, TimeoutError) as error:
             held = error_of(error)
             if monotonic() > deadline or (held is not None and is_hopeless(held)):
-                where = "offsets of " + ", ".join(sorted({f"`{topic}`" for topic, _ in missing}))
+                where = f"offsets of {topics_of(missing)}"
                 raise asking_failed(connection, where, error) from None
             sleep(0.05)
     return found
