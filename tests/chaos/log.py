@@ -75,6 +75,16 @@ def partitions(consumer: Consumer, topic: str) -> list[int]:
     return sorted(found.partitions) if found.error is None else []
 
 
+def ends(bootstrap: str, topic: str, *, committed: bool) -> list[int]:
+    """Where the partitions of a topic end, for who waits for commits or for who does not."""
+    consumer = reader(bootstrap, committed=committed)
+    try:
+        parts = [TopicPartition(topic, number) for number in partitions(consumer, topic)]
+        return [consumer.get_watermark_offsets(part, timeout=30)[1] for part in parts]
+    finally:
+        consumer.close()
+
+
 def chunks(bootstrap: str, topic: str, *, committed: bool = True) -> Iterator[Sequence[Entry]]:
     """All messages that a topic holds now, in the order of each partition."""
     consumer = reader(bootstrap, committed=committed)

@@ -38,10 +38,20 @@ def seed() -> int:
 
 @dataclass
 class Feed:
-    """The feeder's process."""
+    """The feeder's process, and the file of its errors."""
 
     process: subprocess.Popen[bytes]
+    errors: Path
     told: dict[str, Any] = field(default_factory=dict)
+
+    def check_alive(self) -> None:
+        """Sees that it has not ended by itself."""
+        code = self.process.poll()
+        assert self.told or code is None, f"the feeder ended with {code}: {self.last_words()}"
+
+    def last_words(self) -> str:
+        """What it said of errors."""
+        return self.errors.read_text(errors="replace")
 
     def stop(self) -> dict[str, Any]:
         """Stops it, once the broker has all it sent; gives what it says of that."""
@@ -197,7 +207,10 @@ class World:
         """Starts the feeder."""
         arguments = [self.bootstrap, str(self.number), self.prefix, json.dumps(asdict(self.shape))]
         command = [sys.executable, "-m", "tests.chaos.feeder", str(os.getpid()), *arguments]
-        self.feed = Feed(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE))
+        path = self.folder / "feeder.log"
+        with path.open("wb") as errors:
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
+        self.feed = Feed(process, path)
         return self.feed
 
     def end(self) -> None:
@@ -211,10 +224,24 @@ class World:
             watch.end()
         log.delete(self.bootstrap, [topic.name for topic in wanted_topics(self.settings, None)])
 
+    def standing(self) -> str:
+        """How far inputs and vectors are, twice: what grows meanwhile is not at a standstill."""
+        kinds = {"committed": True, "all": False}
+        topics = [self.bars, self.news, self.vectors]
+        said = [
+            f"{topic} ends at {log.ends(self.bootstrap, topic, committed=committed)} ({kind})"
+            for _ in range(2)
+            for topic in topics
+            for kind, committed in kinds.items()
+        ]
+        return ", ".join(said)
+
     def told(self) -> str:
         """What a failed proof says of its world."""
         logs = {unit.log: unit for unit in self.units}
         said = [f"{path}:\n{unit.last_lines()}" for path, unit in logs.items()]
+        if self.feed is not None:
+            said.append(f"the feeder:\n{self.feed.last_words()}")
         return "\n".join([f"{SEED}={self.number} brings this again", *said])
 
 
