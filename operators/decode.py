@@ -36,11 +36,10 @@ from operators.dead_letters import DeadLetters
 from operators.durations import NS_PER_UNIT
 from operators.kernels.hashing import hash_strings
 from operators.kernels.integers import parse_whole
+from operators.kernels.sound import NULL_ID
 from operators.kernels.timestamps import MALFORMED, TOO_FAR, parse_rfc3339
 from operators.streams import Stream
 
-NULL_ID = -(2**63)
-"""The id of a row that leaves a nullable one out."""
 TIME_UNITS = {"_ns": 1, "": 10**6, "_us": 10**3, "_ms": 10**6, "_s": 10**9}
 """Nanoseconds of a whole number in a time column, by the end of its name; the most exact first."""
 STAMPS = {"ts": "end", "start_ts": "start"}

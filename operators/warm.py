@@ -18,7 +18,7 @@ from operators.decode import decode
 from operators.engine import Engine
 from operators.expr import Expr, GridCoverage
 from operators.feature_set import FeatureSet
-from operators.kernels import copy_rows, json_rows, numbers, objects
+from operators.kernels import copy_rows, json_rows, numbers, objects, sound
 from operators.notebook import RefusedRowsWarning
 from operators.plan import compile_plan
 from operators.route import of_groups, route
@@ -160,6 +160,25 @@ def warm_objects() -> None:
     objects.nesting(data)
 
 
+def warm_sound_rows() -> None:
+    """Runs the kernels of rows that are sound over one: a label, a time, a number and an id."""
+    data = np.frombuffer(b"a12", np.uint8)
+    what = np.array([[numbers.TEXT], [numbers.NUMBER], [numbers.NUMBER], [numbers.TEXT]], np.uint8)
+    first, length = np.array([[0], [1], [2], [0]]), np.ones((4, 1), np.int64)
+    column, flag, good = np.zeros(1, np.int64), np.ones(1, np.bool_), np.ones(1, np.bool_)
+    number, real, limits_ns = np.ones(1), np.ones((1, 1)), np.array([0, 10**18, 10**9])
+    sound.read_rows(
+        data, what, first, length, column, column + 1, column + 1, flag, limits_ns, column + 2,
+        flag, column + 3, flag, good, np.zeros(1, np.int64), np.zeros(1, np.int64), real,
+        np.zeros((1, 1), np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64),
+    )  # fmt: skip
+    sound.keep_admitted(real, number, number, number, column, column, good)
+    texts, places = np.frombuffer(b"a", np.uint8).copy(), np.array([0, 1])
+    slots, codes = np.full(8, sound.NEW, np.int32), np.empty(1, np.int32)
+    sound.learn(texts, places, 0, 1, slots)
+    sound.look_up(data, what[0], first[0], length[0], texts, places, slots, good, codes)
+
+
 def warm_copy_rows() -> None:
     """Runs the kernels of PostgreSQL's rows over one: a number, and an array of one."""
     array = bytes([0, 0, 0, 1] + [0] * 8 + [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 8]) + bytes(8)
@@ -190,6 +209,7 @@ def warm_json_rows() -> None:
 def warm() -> None:
     """Runs every set over the rows: whole, and cut, routed and restored."""
     warm_objects()
+    warm_sound_rows()
     warm_copy_rows()
     warm_json_rows()
     rows = frames()

@@ -29,6 +29,9 @@ class JsonMessages:
         stream: what they are rows of.
         columns: what to read of each; the rest is only looked at as far as JSON goes.
         spellings: for each time, the columns that may tell it; a row's first one does.
+
+    Attributes:
+        kinds: what the values of each column must be: ``id``, ``number`` or ``samples``.
     """
 
     def __init__(
@@ -38,7 +41,8 @@ class JsonMessages:
         self._records = JsonRecords(stream, "message")
         self._columns = tuple(columns)
         self._decode = self._records.decoder(columns).decode
-        self._plain = PlainObjects({name: self._records.kind(name) for name in columns})
+        self.kinds = {name: self._records.kind(name) for name in columns}
+        self._plain = PlainObjects(self.kinds)
 
     def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none."""

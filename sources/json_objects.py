@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,30 +50,46 @@ class _Scratch:
         self.long_rows, self.sizes = np.empty(rows, np.int64), np.empty(rows, np.int64)
 
 
-class PlainObjects:
-    """Takes objects apart into columns.
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where the values of some columns stand in some objects.
 
-    Args:
-        kinds: the columns and what their values must be: ``id``, ``number`` or ``samples``.
+    Attributes:
+        data: the bytes of all objects.
+        state: what became of each: ``READ``, ``LEFT`` or ``SUSPECT``.
+        what, first, length: of each column and object, what is there, and where.
+        held: arrays to write into.
     """
 
-    def __init__(self, kinds: dict[str, str]) -> None:
-        self._kinds = kinds
+    data: Bytes
+    state: Bytes
+    what: Bytes
+    first: Int64s
+    length: Int64s
+    held: _Scratch
+
+
+class Locator:
+    """Finds the values of columns in objects.
+
+    Args:
+        kinds: the columns and what their values must be: ``id``, ``number`` or ``samples``; at
+            most ``MOST_COLUMNS``.
+    """
+
+    def __init__(self, kinds: Mapping[str, str]) -> None:
         self._numbers = np.array([KINDS[kind] for kind in kinds.values()], np.uint8)
         encoded = [name.encode() for name in kinds]
         self._text = np.frombuffer(b"".join([*encoded, _SPARE]), np.uint8)
         self._name_at = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
         self._scratch = _Scratch(len(kinds), 0)
 
-    def read(self, values: Sequence[bytes]) -> Plain:
-        """Takes some objects apart."""
-        count, columns = len(values), len(self._kinds)
-        if columns > MOST_COLUMNS:
-            nothing = pa.table({name: pa.nulls(0) for name in self._kinds})
-            return Plain(np.full(count, numbers.SUSPECT, np.uint8), nothing)
+    def locate(self, values: Sequence[bytes]) -> Located:
+        """Finds them in some objects; what is found holds until the next call."""
+        count, columns = len(values), len(self._numbers)
         data = np.frombuffer(b"".join([*values, _SPARE]), np.uint8)
         lengths = np.fromiter(map(len, values), np.int64, count)
-        ends = np.cumsum(lengths)
+        ends = lengths.cumsum()
         if count > self._scratch.rows:
             self._scratch = _Scratch(columns, count)
         held = self._scratch
@@ -85,12 +101,35 @@ class PlainObjects:
             data, ends - lengths, ends, self._text, self._name_at, self._numbers, state, what,
             first, length,
         )  # fmt: skip
-        for index in np.flatnonzero(state & numbers.FOREIGN).tolist():
+        for index in (state & numbers.FOREIGN).nonzero()[0].tolist():
             state[index] = state[index] - numbers.FOREIGN if _is_text(values[index]) else _SUSPECT
+        return Located(data, state, what, first, length, held)
+
+
+class PlainObjects:
+    """Takes objects apart into columns.
+
+    Args:
+        kinds: the columns and what their values must be: ``id``, ``number`` or ``samples``.
+    """
+
+    def __init__(self, kinds: Mapping[str, str]) -> None:
+        self._kinds = kinds
+        self._locator = Locator(kinds)
+
+    def read(self, values: Sequence[bytes]) -> Plain:
+        """Takes some objects apart."""
+        if len(self._kinds) > MOST_COLUMNS:
+            nothing = pa.table({name: pa.nulls(0) for name in self._kinds})
+            return Plain(np.full(len(values), numbers.SUSPECT, np.uint8), nothing)
+        found = self._locator.locate(values)
+        data, held, state, what = found.data, found.held, found.state, found.what
         there = np.flatnonzero(what.any(axis=1)).tolist()
         # All numbers are read before a row is known to be plain in all of its columns.
         readers = {
-            name: _READERS[kind](data, held, state, what[number], first[number], length[number])
+            name: _READERS[kind](
+                data, held, state, what[number], found.first[number], found.length[number]
+            )
             for number, (name, kind) in enumerate(self._kinds.items())
             if number in there
         }
@@ -131,7 +170,7 @@ def _reals(
     longs = numbers.real_numbers(data, state, what, first, length, real, held.long_rows)
     if longs:
         rows_left = held.long_rows[:longs]
-        real[rows_left] = _rounded(data, first[rows_left], length[rows_left])
+        real[rows_left] = rounded(data, first[rows_left], length[rows_left])
 
     def read(rows: Bools | None) -> pa.Array:
         there = _some(what, rows) != numbers.NULL
@@ -149,7 +188,7 @@ def _lists(
     count = numbers.sample_numbers(data, state, what, first, length, held.sizes, samples, at, size)
     left = np.flatnonzero(size[:count])
     if len(left):
-        samples[left] = _rounded(data, at[left], size[left])
+        samples[left] = rounded(data, at[left], size[left])
     sizes = held.sizes[: len(what)].copy()
 
     def read(rows: Bools | None) -> pa.Array:
@@ -174,7 +213,7 @@ def _missing(there: Bools) -> Bools | None:
     return None if there.all() else ~there
 
 
-def _rounded(data: Bytes, first: Int64s, length: Int64s) -> Float64s:
+def rounded(data: Bytes, first: Int64s, length: Int64s) -> Float64s:
     """Numbers of many digits, each rounded once, as the parser does."""
     texts = _texts(data, first, length, np.ones(len(first), np.bool_))
     return np.asarray(pc.cast(texts, pa.float64()))

@@ -28,6 +28,7 @@ from sources.json_messages import JsonMessages
 from sources.kafka_client import PARTITIONERS
 from sources.message_rows import MessageForm, RowGroup, Unread
 from sources.messages import Messages, Read
+from sources.sound_rows import SoundReader
 
 MOST_BYTES = 256 * 1024
 """The largest message, by default."""
@@ -85,8 +86,11 @@ class MessageDecoder:
         fields = [field.name for field in stream.fields]
         columns = tuple(dict.fromkeys([*labels, *times, *fields]))
         self._form: MessageForm
+        self._short: SoundReader | None = None
         if form == "json":
-            self._form = JsonMessages(stream, columns, spellings)
+            self._form = plain = JsonMessages(stream, columns, spellings)
+            if self._stamped and SoundReader.can_read(stream, plain.kinds):
+                self._short = SoundReader(stream, plain.kinds, spellings[0])
         else:
             self._form = ArrowMessages(columns, spellings)
         self._nothing: Batch | None = None
@@ -101,22 +105,23 @@ class MessageDecoder:
             clock_ns: the partition's clock before them.
         """
         values, unread = self._sized(messages.values)
-        groups, others = self._form.rows(values)
-        unread += others
         if self.told_by_broker and len(messages):
             clock_ns = max(clock_ns, int(messages.timestamps_ms.max()) * 10**6)
+        parts, values = self._sound(values, messages, partition, clock_ns)
+        held = np.zeros(len(messages), np.int64)
+        for part in parts:
+            held[part.message] = 1
+        groups, others = self._form.rows(values) if len(values) else ([], [])
+        unread += others
         dead: list[Refusal] = []
-        parts = []
         for group in groups:
             parts.append(self._decoded(group, messages, partition, clock_ns, dead))
-            clock_ns = max(clock_ns, parts[-1].batch.clock_ns)
+            held += np.bincount(group.message, minlength=len(messages))
+        clock_ns = max([clock_ns, *(part.batch.clock_ns for part in parts)])
         rows = _merged(parts) if parts else _Rows(self.nothing(partition, clock_ns), _NONE, _NONE)
         rows = self._at_home(rows, partition, dead)
         late: list[Refusal] = []
         rows = self._in_time(rows, late)
-        held = np.zeros(len(messages), np.int64)
-        for group in groups:
-            held += np.bincount(group.message, minlength=len(messages))
         positions = messages.offsets[rows.message]
         return Read(
             replace(rows.batch, clock_ns=clock_ns, positions=positions),
@@ -149,6 +154,32 @@ class MessageDecoder:
                 words = f"a message must have at most {self._most_bytes} bytes, got {len(value)}"
                 unread.append(Unread(index, Reason.TOO_LARGE, words))
         return kept, unread
+
+    def _sound(
+        self, values: Sequence[bytes | None], messages: Messages, partition: str, clock_ns: int
+    ) -> tuple[list[_Rows], Sequence[bytes | None]]:
+        """The rows that are read the short way, and the messages that are left, None for others."""
+        if self._short is None:
+            return [], values
+        texts, stamps_ms = values, messages.timestamps_ms
+        there: Int64s | None = None
+        if None in values:
+            there = np.array([value is not None for value in values]).nonzero()[0]
+            texts, stamps_ms = [values[index] for index in there.tolist()], stamps_ms[there]
+        if not texts:
+            return [], values
+        found = self._short.read(texts, stamps_ms, partition, clock_ns)  # type: ignore[arg-type]
+        if found is None:
+            return [], values
+        count = len(found.message)
+        message = found.message if there is None else there[found.message]
+        rows = _Rows(found.batch, message, np.zeros(count, np.int64))
+        if count == len(values):
+            return [rows], ()
+        left = list(values)
+        for index in message.tolist():
+            left[index] = None
+        return [rows], left
 
     def _decoder(self, columns: Iterable[str]) -> Decoder:
         """The decoder of rows whose times stand in some of the columns."""
@@ -306,9 +337,15 @@ class _Homes:
         self.partitions = partitions
         self._hash = PARTITIONERS[partitioner]
         self._known: dict[str, int] = {}
+        self._last: tuple[Sequence[str], Int64s] = ((), _NONE)
 
     def of(self, names: Sequence[str]) -> Int64s:
         """The partition of each entity."""
+        if names is not self._last[0]:
+            self._last = names, self._found(names)
+        return self._last[1]
+
+    def _found(self, names: Sequence[str]) -> Int64s:
         known = self._known
         if len(known) > MOST_LABELS:
             known.clear()

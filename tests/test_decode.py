@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from feature_repo.streams import bars, news, readings, trades, windows
 from operators.batch import Samples
 from operators.dead_letters import Reason
-from operators.decode import NULL_ID, Decoder, RefusedInputError, decode
+from operators.decode import Decoder, RefusedInputError, decode
 from operators.kernels.hashing import hash_names
 from operators.kernels.integers import parse_whole
+from operators.kernels.sound import NULL_ID
 from operators.kernels.timestamps import MALFORMED, READ, TOO_FAR, parse_rfc3339
 from operators.streams import Field, Stream
 

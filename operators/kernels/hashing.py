@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from operators.kernels import kernel
+from operators.kernels import inlined, kernel
 
 KEY_GROUPS = 64
 """Number of key groups; fixed, because snapshots are kept by key group."""
+
+
+@inlined
+def hash_text(data, start, stop):
+    """The hash of some bytes, as int64."""
+    h = np.uint64(14695981039346656037)
+    for at in range(start, stop):
+        h = (h ^ np.uint64(data[at])) * np.uint64(1099511628211)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+    h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+    return np.int64(h ^ (h >> np.uint64(33)))
 
 
 @kernel
@@ -15,12 +26,7 @@ def hash_strings(data, offsets):
     """Hashes of the byte strings ``data[offsets[i]:offsets[i + 1]]``, as int64."""
     result = np.empty(offsets.shape[0] - 1, np.int64)
     for i in range(result.shape[0]):
-        h = np.uint64(14695981039346656037)
-        for j in range(offsets[i], offsets[i + 1]):
-            h = (h ^ np.uint64(data[j])) * np.uint64(1099511628211)
-        h = (h ^ (h >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-        h = (h ^ (h >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-        result[i] = np.int64(h ^ (h >> np.uint64(33)))
+        result[i] = hash_text(data, offsets[i], offsets[i + 1])
     return result
 
 

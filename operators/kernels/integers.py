@@ -13,7 +13,7 @@ _LEAST_TENTH, _LAST_DIGIT = -(2**63 // 10), 8
 
 
 @kernel
-def _read(data, start, stop):
+def read_whole(data, start, stop):
     """The number that some bytes spell, and whether they spell one in its canonical way."""
     negative = stop > start and data[start] == _MINUS
     first = start + 1 if negative else start
@@ -47,5 +47,5 @@ def parse_whole(data, offsets):
     count = offsets.shape[0] - 1
     values, spelled = np.zeros(count, np.int64), np.zeros(count, np.bool_)
     for i in range(count):
-        values[i], spelled[i] = _read(data, offsets[i], offsets[i + 1])
+        values[i], spelled[i] = read_whole(data, offsets[i], offsets[i + 1])
     return values, spelled

@@ -16,6 +16,7 @@ NULL, TEXT, WHOLE, NUMBER, SAMPLES, TRUTH, OTHER = 0, 1, 2, 3, 4, 5, 6
 OF_ID, OF_NUMBER, OF_SAMPLES = 0, 1, 2
 """What the values of a column must be: texts and whole numbers, numbers, lists of numbers."""
 
+_MOST_WHOLE = np.uint64(2**63 - 1)
 _POWERS = 10.0 ** np.arange(23)
 _SPACE, _TAB, _FEED, _RETURN = 32, 9, 10, 13
 _COMMA, _MINUS, _POINT, _ZERO, _NINE = 44, 45, 46, 48, 57
@@ -32,7 +33,7 @@ def blanks(data, at, end):
 
 
 @kernel
-def _number(data, at, end):
+def read_number(data, at, end):
     """A number: where it ends (-1: it is none), its kind, its whole and its real value.
 
     The kind is WHOLE or NUMBER when the value is exact, and NULL when it is left to others; then
@@ -53,7 +54,7 @@ def _number(data, at, end):
     if at == start or (data[start] == _ZERO and at > start + 1):
         return -1, NULL, np.int64(0), 0.0
     if at == end or (data[at] != _POINT and data[at] != 101 and data[at] != 69):
-        if count > 18 or (negative and digits == 0):
+        if count > 19 or digits > _MOST_WHOLE or (negative and digits == 0):
             return at, NULL, np.int64(0), 0.0
         whole = np.int64(digits)
         whole = -whole if negative else whole
@@ -98,7 +99,7 @@ def _number(data, at, end):
 @kernel
 def is_number(data, at, end):
     """Whether a number stands there that is not out of range."""
-    after, found, plain, _ = _number(data, at, end)
+    after, found, plain, _ = read_number(data, at, end)
     return after == end and (found != NULL or plain == 1)
 
 
@@ -108,7 +109,7 @@ def whole_numbers(data, out, what, first, length, whole):
     for row in range(out.shape[0]):
         if what[row] == NUMBER and out[row] & (LEFT | SUSPECT) == 0:
             end = first[row] + length[row]
-            after, found, value, _ = _number(data, first[row], end)
+            after, found, value, _ = read_number(data, first[row], end)
             if after == end and found == WHOLE:
                 what[row] = WHOLE
                 whole[row] = value
@@ -123,7 +124,7 @@ def real_numbers(data, out, what, first, length, real, long_rows):
     for row in range(out.shape[0]):
         if what[row] == NUMBER and out[row] & (LEFT | SUSPECT) == 0:
             end = first[row] + length[row]
-            after, found, plain, value = _number(data, first[row], end)
+            after, found, plain, value = read_number(data, first[row], end)
             real[row] = value
             if after == end and found == NULL and plain == 1:
                 long_rows[longs] = row
@@ -166,7 +167,7 @@ def sample_numbers(data, out, what, first, length, sizes, samples, sample_at, sa
             begun = at
             if data[at] != _MINUS and not _ZERO <= data[at] <= _NINE:
                 break
-            at, found, plain, value = _number(data, begun, end)
+            at, found, plain, value = read_number(data, begun, end)
             if at < 0 or (found == NULL and plain == 0):
                 break
             samples[count] = value

@@ -56,7 +56,7 @@ def _offset_minutes(data, at, end):
 
 
 @inlined
-def _read(data, at, end):
+def read_time(data, at, end):
     """State and nanoseconds of one text."""
     if end - at < 19:
         return MALFORMED, 0
@@ -101,5 +101,5 @@ def parse_rfc3339(data, offsets):
     states = np.empty(offsets.shape[0] - 1, np.int8)
     times_ns = np.zeros(offsets.shape[0] - 1, np.int64)
     for i in range(states.shape[0]):
-        states[i], times_ns[i] = _read(data, offsets[i], offsets[i + 1])
+        states[i], times_ns[i] = read_time(data, offsets[i], offsets[i + 1])
     return states, times_ns
