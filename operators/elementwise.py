@@ -39,8 +39,7 @@ class Elementwise:
 
 def _finite(compute: Callable[..., Array]) -> Callable[..., Array]:
     def computed(*operands: Array) -> Array:
-        with np.errstate(all="ignore"):
-            result = compute(*operands)
+        result = compute(*operands)
         runs.null_where_not_finite(result)
         return result
 

@@ -304,11 +304,12 @@ class Engine:
         # 1.2 GB at 10,000 rows a second. Guarded by test_nothing_is_left_for_the_collector.
         scope = Scope(index, block, self.tables, self.links, dict(scopes))
         self.blocks.begin(index, block, self.settled_ns)
-        for step in domain.steps:
-            result = step.run(scope)
-            scope.values[step.key] = result
-            if step.key in table.columns:
-                self.blocks.append(table, table.columns[step.key], result, block)
+        with np.errstate(all="ignore"):  # what is not finite becomes null
+            for step in domain.steps:
+                result = step.run(scope)
+                scope.values[step.key] = result
+                if step.key in table.columns:
+                    self.blocks.append(table, table.columns[step.key], result, block)
         self.blocks.commit(table, block)
         return scope
 

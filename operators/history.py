@@ -207,6 +207,8 @@ class RunTable:
 
     def cache(self, name: str, width: int) -> Cache:
         """The cache of one sliding kernel, of the right size."""
-        cache = self.caches.setdefault(name, Cache(width))
+        cache = self.caches.get(name)
+        if cache is None:
+            cache = self.caches[name] = Cache(width)
         cache.fit(len(self.base), len(self.ts))
         return cache

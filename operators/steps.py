@@ -47,7 +47,7 @@ class Fill(Step):
     value: float
 
     def run(self, scope: Scope) -> Float64s:
-        return np.full(len(scope.block), self.value)
+        return scope.filled(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Apply(Step):
     args: tuple[str, ...]
 
     def run(self, scope: Scope) -> Float64s:
-        return self.function.compute(*(scope.values[key] for key in self.args))
+        return self.function.compute(*[scope.values[key] for key in self.args])
 
 
 @dataclass(frozen=True, slots=True)

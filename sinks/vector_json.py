@@ -6,14 +6,13 @@ object of Python for every cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from operators.batch import Float64s, Integers, Labels, Vectors
+from operators.batch import Float64s, Int64s, Integers, Labels, Vectors
 from operators.feature_set import FeatureSet
 from operators.kernels import json_rows
 
@@ -21,6 +20,8 @@ MOST_ROWS = 512
 """Rows that are written at once: their cells stay in the processor's cache."""
 MOST_KNOWN = 2**16
 """Names whose spelling is kept in mind."""
+MOST_AT_HAND = 2**12
+"""Names that are all handed to the kernel, used or not: to find out costs more."""
 
 _FEATURES = {"number": json_rows.REAL, "count": json_rows.COUNT, "flag": json_rows.FLAG}
 
@@ -43,16 +44,19 @@ class VectorJson:
         self._features = list(feature_set.feature_exprs)
         encode = msgspec.json.Encoder().encode
         flags = list(feature_set.quality)
-        self._names: _Known[str] = _Known(encode)
-        self._raised: _Known[int] = _Known(
+        names: _Known[str] = _Known(encode)
+        self._keys, self._series = _Names(names), _Names(names)
+        self._raised = _Patterns(
             lambda raised: encode([name for bit, name in enumerate(flags) if raised >> bit & 1])
         )
         kinds = [what for _, what in _members(feature_set) if isinstance(what, int)]
         self._kinds = np.array(kinds, np.uint8)
         real = (self._kinds >= json_rows.REAL).astype(np.int64)
         self._source = np.where(real, np.cumsum(real), np.cumsum(1 - real)) - 1
-        self._heads, tail = _heads(feature_set, encode)
-        self._tails = {final: tail + encode(final) + b"}" for final in (False, True)}
+        heads, tail = _heads(feature_set, encode)
+        self._fixed = {
+            final: _Texts([*heads, tail + encode(final) + b"}"]) for final in (False, True)
+        }
 
     def values(self, vectors: Vectors) -> list[bytes]:
         """Each vector as an object.
@@ -63,19 +67,24 @@ class VectorJson:
         count, columns = len(vectors), len(self._kinds)
         if not count:
             return []
-        texts = [*self._heads, self._tails[vectors.final]]
-        most = sum(map(len, texts)) + columns * json_rows.CELL + 1
+        fixed = self._fixed[vectors.final]
+        pieces, known = [fixed], len(fixed.sizes)
+        most = len(fixed.text) + columns * json_rows.CELL + 1
         wholes = np.empty((columns, count), np.int64)
         for row, column in enumerate(self._wholes(vectors)):
-            if isinstance(column, _Texts):
-                np.add(column.rows, len(texts), out=wholes[row])
-                texts += column.texts
-                most += max(map(len, column.texts))
+            if isinstance(column, tuple):
+                piece, numbers = column
+                np.add(numbers, known, out=wholes[row])
+                pieces.append(piece)
+                known += len(piece.sizes)
+                most += piece.longest
             else:
                 wholes[row] = column
         reals = self._reals(vectors)
-        ends = np.cumsum([0, *map(len, texts)])
-        text = np.frombuffer(b"".join([*texts, bytes(json_rows.SPARE)]), np.uint8)
+        ends = np.zeros(known + 1, np.int64)
+        np.concatenate([piece.sizes for piece in pieces]).cumsum(out=ends[1:])
+        spare = bytes(json_rows.SPARE)
+        text = np.frombuffer(b"".join([*(piece.text for piece in pieces), spare]), np.uint8)
         rows = min(count, MOST_ROWS)
         cells = np.empty((columns, rows * json_rows.CELL), np.uint8)
         sizes = np.empty((columns, rows), np.int64)
@@ -90,20 +99,15 @@ class VectorJson:
             found += out[: size - 1].tobytes().split(b"\n")
         return found
 
-    def _wholes(self, vectors: Vectors) -> Iterator[_Texts | Integers]:
+    def _wholes(self, vectors: Vectors) -> Iterator[tuple[_Texts, Integers] | Integers]:
         """The columns of texts, times and whole numbers, in their order."""
-        yield self._labels(vectors.keys)
+        yield self._keys.of(vectors.keys)
         if vectors.series is not None:
-            yield self._labels(vectors.series)
+            yield self._series.of(vectors.series)
         yield vectors.ts_ns
-        patterns, rows = np.unique(vectors.quality, return_inverse=True)
-        yield _Texts([self._raised[pattern] for pattern in patterns.tolist()], rows)
+        yield self._raised.of(vectors.quality)
         yield vectors.known_at_ns
         yield vectors.n_rows
-
-    def _labels(self, labels: Labels) -> _Texts:
-        used = labels.used()
-        return _Texts([self._names[name] for name in used.names], used.codes)
 
     def _reals(self, vectors: Vectors) -> Float64s:
         """The features and the coverage, a row each."""
@@ -124,12 +128,19 @@ class VectorJson:
                 raise NotFiniteError(msg)
 
 
-@dataclass(frozen=True, slots=True)
 class _Texts:
-    """A column of texts: those there are, and which one each row has."""
+    """Texts in one piece.
 
-    texts: list[bytes]
-    rows: Integers
+    Attributes:
+        text: all of them, one behind the other.
+        sizes: how long each is.
+        longest: the greatest of these.
+    """
+
+    def __init__(self, texts: Sequence[bytes]) -> None:
+        self.text = b"".join(texts)
+        self.sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        self.longest = max(map(len, texts), default=0)
 
 
 class _Known(dict[K, bytes]):
@@ -144,6 +155,51 @@ class _Known(dict[K, bytes]):
             self.clear()
         self[thing] = spelled = self._spell(thing)
         return spelled
+
+
+class _Names:
+    """The spellings of a column's labels; who brings the same names again finds them ready."""
+
+    def __init__(self, known: _Known[str]) -> None:
+        self._known = known
+        self._last: tuple[tuple[str, ...], _Texts] = ((), _Texts([]))
+
+    def of(self, labels: Labels) -> tuple[_Texts, Integers]:
+        """Spellings, and which one each row has."""
+        if len(labels.names) > MOST_AT_HAND:
+            used = labels.used()
+            return self._spelled(used.names), used.codes
+        if labels.names is not self._last[0]:
+            self._last = labels.names, self._spelled(labels.names)
+        return self._last[1], labels.codes
+
+    def _spelled(self, names: tuple[str, ...]) -> _Texts:
+        return _Texts([self._known[name] for name in names])
+
+
+class _Patterns(dict[int, int]):
+    """The numbers of flags that are raised together, and their spellings."""
+
+    def __init__(self, spell: Callable[[int], bytes]) -> None:
+        super().__init__()
+        self._spell = spell
+        self._spellings: list[bytes] = []
+        self._texts = _Texts([])
+
+    def __missing__(self, raised: int) -> int:
+        self[raised] = number = len(self)
+        self._spellings.append(self._spell(raised))
+        return number
+
+    def of(self, quality: Int64s) -> tuple[_Texts, Int64s]:
+        """Spellings, and which one each row has."""
+        if len(self) > MOST_AT_HAND:
+            self.clear()
+            self._spellings, self._texts = [], _Texts([])
+        numbers = np.fromiter(map(self.__getitem__, quality.tolist()), np.int64, len(quality))
+        if len(self._texts.sizes) != len(self):
+            self._texts = _Texts(self._spellings)
+        return self._texts, numbers
 
 
 def _members(feature_set: FeatureSet) -> Iterator[tuple[str, int | str]]:

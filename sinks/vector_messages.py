@@ -14,7 +14,7 @@ import pyarrow.ipc
 from operators.batch import Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
-from sinks.vector_json import VectorJson
+from sinks.vector_json import MOST_AT_HAND, VectorJson
 
 Form: TypeAlias = Literal["json", "arrow"]
 
@@ -53,6 +53,7 @@ class VectorMessages:
             gc=False,
         )
         self._json = VectorJson(feature_set)
+        self._encoded: tuple[tuple[str, ...], list[bytes]] = ((), [])
         self._decoder = msgspec.json.Decoder(self._row)
 
     def _type(self, field: pa.Field) -> Any:
@@ -67,9 +68,12 @@ class VectorMessages:
 
     def keys(self, vectors: Vectors) -> list[bytes]:
         """The key of each vector's message: its entity."""
-        used = vectors.keys.used()
-        encoded = [name.encode() for name in used.names]
-        return list(map(encoded.__getitem__, used.codes.tolist()))
+        keys = vectors.keys
+        if len(keys.names) > MOST_AT_HAND:
+            keys = keys.used()
+        if keys.names is not self._encoded[0]:
+            self._encoded = keys.names, [name.encode() for name in keys.names]
+        return list(map(self._encoded[1].__getitem__, keys.codes.tolist()))
 
     def values(self, vectors: Vectors) -> list[bytes]:
         """Each vector as a JSON object.
