@@ -7,6 +7,7 @@ producer is thrown away, and the next one fences what is left of it.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,8 @@ class Tenancy:
         job: of the recovery directory; another one's lanes are not touched.
         progress: where the lanes' progress is.
         take_over: whether to go on with lanes of another job.
-        transaction_ms: the least time between two commits; 0 commits whenever nothing is left.
+        transaction_ms: about the time between two commits, the most of it; a transaction ends with
+            the last parcel that is expected within it. 0 commits whenever nothing is left.
     """
 
     flow: str
@@ -123,7 +125,16 @@ class KafkaLane(Lane[Render]):
         self._producer: Producer | None = None
         self._failed: KafkaError | None = None
         self._due_s = 0.0
+        self._put_s, self._rhythm_s = -math.inf, math.inf
         self._start()
+
+    def put(self, parcel: Parcel[Render]) -> None:
+        """Hands a parcel over, as :meth:`sinks.lane.Lane.put` says."""
+        now_s = time.monotonic()
+        if now_s > self._put_s + GATHERED_S:  # parcels of one turn come together
+            self._rhythm_s = now_s - self._put_s
+        self._put_s = now_s
+        super().put(parcel)
 
     def _enter(self) -> State:
         self._tenancy.progress.require(self._topics)
@@ -155,7 +166,12 @@ class KafkaLane(Lane[Render]):
         producer = self._begun()
         due_s = max(self._due_s, time.monotonic() + GATHERED_S)
         records = sum(self._produce(producer, parcel) for parcel in parcels)
-        while records < MOST_RECORDS and (parcel := self._take(due_s)) is not None:
+        while records < MOST_RECORDS:
+            soon_s = time.monotonic() + GATHERED_S
+            if soon_s + self._rhythm_s > self._due_s:  # the next ones would come too late
+                due_s = min(due_s, soon_s)
+            if (parcel := self._take(due_s)) is None:
+                break
             parcels.append(parcel)
             records += self._produce(producer, parcel)
         self._produce_progress(producer, parcels[-1].state)

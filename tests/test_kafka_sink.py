@@ -39,6 +39,7 @@ from sinks.vector_json import NotFiniteError
 from sources.kafka_client import Connection
 from tests.kafka_topics import START_NS, TINY, read_topic, tiny_vectors
 from tests.services.kafka import Broker, Topics, admin
+from tests.services.process import becomes
 
 LANE = "flow.tiny.v1.00"
 
@@ -51,9 +52,16 @@ class World:
     topic: str
     progress: str
 
-    def sink(self, *, job: str = "job", take_over: bool = False, **output: str) -> KafkaSink:
+    def sink(
+        self,
+        *,
+        job: str = "job",
+        take_over: bool = False,
+        transaction_ms: float = 20,
+        **output: str,
+    ) -> KafkaSink:
         log = ProgressLog(Connection(self.bootstrap), self.progress)
-        tenancy = Tenancy("flow", job, log, take_over, transaction_ms=20)
+        tenancy = Tenancy("flow", job, log, take_over, transaction_ms)
         where = KafkaOutput(**{"topic": self.topic, **output})  # type: ignore[arg-type]
         return KafkaSink(TINY, where, tenancy, [0, 1, 2])
 
@@ -403,6 +411,32 @@ def test_a_progress_topic_that_is_missing_stops_the_flow(world):
 def test_commits_are_not_so_rare_that_the_broker_ends_transactions():
     with pytest.raises(ValueError, match="flow `flow`: the time between two commits must be"):
         Tenancy("flow", "job", ProgressLog(Connection("")), transaction_ms=60_000)
+
+
+def test_a_transaction_ends_with_the_last_vectors_that_are_expected_within_its_time(world):
+    """Those that come right after it has begun would wait for nearly all of the next one.
+
+    ```
+    vectors     0                   1     2
+    due         |                           |               |
+    committed   |                   |                       |
+    ```
+    """
+    part = world.run(transaction_ms=5_000)
+    part.snapshot()  # the lane is open
+    assert part.lane is not None
+    counts = part.lane.counts
+    opened, began_s = counts.transactions, time.monotonic()
+    write(part, [0])
+    assert becomes(lambda: counts.transactions == opened + 1)
+    time.sleep(max(0.0, began_s + 3.2 - time.monotonic()))
+    write(part, [1])
+    assert becomes(lambda: counts.transactions == opened + 2, 1.2)
+    time.sleep(0.3)
+    write(part, [2])
+    assert not becomes(lambda: counts.transactions == opened + 3, 0.5)
+    part.close()
+    assert world.seconds() == ns(range(3))
 
 
 def test_an_infinite_feature_stops_the_flow(world):
