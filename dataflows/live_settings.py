@@ -192,7 +192,7 @@ class SetTable(_Table):
         delivery: of final vectors: ``exactly_once`` to readers of committed messages, or
             ``at_least_once``.
         provisional_topic: of provisional vectors.
-        transaction: time between two commits to Kafka.
+        transaction: the most time between two commits to Kafka.
     """
 
     sinks: list[Place] = Field(default_factory=lambda: list[Place](["kafka"]), min_length=1)
