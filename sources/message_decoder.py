@@ -341,8 +341,10 @@ class _Homes:
 
     def of(self, names: Sequence[str]) -> Int64s:
         """The partition of each entity."""
-        if names is not self._last[0]:
-            self._last = names, self._found(names)
+        last, homes = self._last
+        if names is not last:
+            known = len(last) if names[: len(last)] == last else 0
+            self._last = names, np.concatenate([homes[:known], self._found(names[known:])])
         return self._last[1]
 
     def _found(self, names: Sequence[str]) -> Int64s:

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from numba import config
 
 from tests.kernel_cache import copy_cache
 from tests.serial import SerialLast, put_last
 
 pytest_plugins = ["tests.services.fixtures"]
+
+# The first example of a test loads kernels, which on a busy machine takes most of a second.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _cache = tempfile.TemporaryDirectory(prefix="riffle-kernels-")
 copy_cache(Path(_cache.name))

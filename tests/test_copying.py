@@ -43,7 +43,6 @@ def naive_rows(data: bytes, columns: int) -> tuple[list[list[bytes | None]], int
     return rows, at
 
 
-@settings(deadline=None)
 @given(
     rows=st.lists(st.tuples(VALUE, VALUE), max_size=6),
     ended=st.booleans(),
@@ -110,9 +109,7 @@ def bits(value: Any) -> Any:
     return [bits(each) for each in value] if isinstance(value, list) else value
 
 
-@settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, max_size=20), count=st.integers(1, 7))
 def test_values_come_back_bit_for_bit(postgres: str, rows: list[Any], count: int) -> None:
     with connected(postgres) as connection:

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.streams import bars, news, readings, trades, windows
@@ -266,7 +266,6 @@ def parsed(*texts):
     return parse_rfc3339(np.frombuffer(b"".join(encoded) or b"\0", np.uint8), offsets)
 
 
-@settings(deadline=None)
 @given(
     st.datetimes(datetime(1700, 1, 1), datetime(2260, 1, 1)),  # noqa: DTZ001 - any zone is added
     st.sampled_from([None, 0, 60, -90, 840, -720]),
@@ -463,7 +462,6 @@ COLUMN = st.sampled_from(KINDS).flatmap(
 )
 
 
-@settings(deadline=None)
 @given(st.fixed_dictionaries(dict.fromkeys(bar(), COLUMN)))
 def test_no_garbage_crashes_and_no_row_is_lost(columns):
     batch, dead = decoded_frame(bars, pl.DataFrame(columns, strict=False))

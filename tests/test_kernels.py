@@ -195,7 +195,7 @@ def cold(run: Run, expr: Windowed, lo: Ints, hi: Ints) -> list[object]:
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_the_same_window_has_the_same_bits_whatever_was_asked_before(name, data):
     run, expr = data.draw(small_runs()), AGGREGATES[name]

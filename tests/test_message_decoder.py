@@ -207,7 +207,7 @@ def test_no_message_changes_how_another_is_read(seed):
     }
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_every_number_is_rounded_as_python_does(value):
     texts = [repr(value), f"{value:.17g}", f"{value:.20e}", f"{value:.3f}"]
@@ -221,7 +221,7 @@ def test_every_number_is_rounded_as_python_does(value):
     assert found.view(np.int64).tolist() == np.array(expected).view(np.int64).tolist()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.from_regex(r"-?(0|[1-9][0-9]{0,24})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?", fullmatch=True)
 )

@@ -43,7 +43,6 @@ SETS = {
     )
 }  # fmt: skip
 EXAMPLES = settings(
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     max_examples=15,
 )

@@ -35,7 +35,6 @@ def grouped_times(draw: st.DrawFn) -> tuple[list[list[int]], Ints, Ints, Ints]:
 # -- ordering -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(run=st.lists(st.integers(0, 4), max_size=30), data=st.data())
 def test_rows_are_grouped_by_run_and_sorted_by_time_stably(run, data):
     ts = data.draw(st.lists(st.integers(0, 6), min_size=len(run), max_size=len(run)))
@@ -59,7 +58,6 @@ def test_sorting_gives_up_on_rows_far_out_of_order_and_loses_none():
     assert (ts == np.arange(count)[::-1][order]).all()
 
 
-@settings(deadline=None)
 @given(grouped=grouped_times(), data=st.data())
 def test_ties_and_last_rows_of_instants_are_found(grouped, data):
     times, _, start, flat = grouped
@@ -74,7 +72,6 @@ def test_ties_and_last_rows_of_instants_are_found(grouped, data):
     assert kept.tolist() == [int(keep[:place].sum()) for place in start]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=12), min_size=1, max_size=5))
 @example(["", "AAPL", "é", "𝄞"])
 def test_names_hash_as_their_bytes_say(names):
@@ -86,7 +83,7 @@ def test_names_hash_as_their_bytes_say(names):
 # -- the arena ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_arena_keeps_what_windows_may_reach_wherever_it_moves_rows(data):
     keep_rows, keep_span, ttl = data.draw(st.integers(1, 4)), data.draw(st.integers(0, 9)), 6
@@ -143,7 +140,6 @@ def floor(rows: list[tuple[int, float]], last: int, ttl: int) -> int:
 # -- windows --------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(grouped=grouped_times(), data=st.data(), closed_right=st.integers(0, 1))
 def test_windows_lie_where_counting_rows_puts_them(grouped, data, closed_right):
     times, run, start, flat = grouped
@@ -193,7 +189,6 @@ def test_a_run_that_is_not_there_has_no_rows():
     assert np.isnan(runs.seconds_back(query, none, start, hi, low, empty, empty, 0)).all()
 
 
-@settings(deadline=None)
 @given(grouped=grouped_times(), data=st.data(), closed=st.sampled_from(["left", "right"]))
 def test_hop_windows_are_those_that_hold_a_row(grouped, data, closed):
     times, _, start, flat = grouped
@@ -219,7 +214,6 @@ def test_hop_windows_are_those_that_hold_a_row(grouped, data, closed):
 # -- across series --------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.lists(st.sampled_from([1.0, 2.5, -3.0, math.nan]), max_size=5), min_size=1, max_size=5
@@ -241,7 +235,7 @@ def test_aggregates_across_series_skip_nulls(instants):
         assert bits(result) == bits(values)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), rows=st.integers(3, 6), ttl=st.sampled_from([3, 2**62]))
 def test_correlation_across_series_is_that_of_their_common_instants(data, rows, ttl):
     value = st.sampled_from([0.1, 0.1, 0.2, 5.0, 1e6, None]) | st.floats(-9, 9).map(

@@ -41,9 +41,7 @@ TICKS = Stream("ticks", "id", (Field("price", above=0), Field("name", kind="id",
 BASE_MS = 1_704_196_800_000
 MS = 10**6
 FORMATS = ("parquet", "csv", "jsonl")
-SETTINGS = settings(
-    deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+SETTINGS = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def ticks(count, *, start=0, step=1000, shuffled=False, arrival=False, entity=None):

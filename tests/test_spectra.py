@@ -158,7 +158,7 @@ def test_what_is_read_off_a_spectrum_is_exact_to_a_billionth(name, wave):
     assert abs(float(found) - float(exact)) <= allowed
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(length=st.integers(2, 130), count=st.integers(1, 9), place=st.integers(0, 8))
 def test_a_frame_has_the_same_bits_alone_and_among_others(length, count, place):
     several = np.random.default_rng(length).normal(size=(9, length))
@@ -180,7 +180,7 @@ def test_a_band_that_ends_at_nyquist_holds_it():
 # -- grids ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     offsets=st.lists(
         st.tuples(st.integers(-1, 9), st.sampled_from([0, 0, 1, -1, 90, -90, 110, -110, 500])),

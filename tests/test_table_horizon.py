@@ -64,7 +64,7 @@ def lost(make: Callable[[int], Horizon], schedule: Schedule) -> set[int]:
     return committed - given_
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(schedule=SCHEDULES)
 def test_no_row_becomes_visible_below_the_horizon(schedule: Schedule) -> None:
     assert not lost(Horizon, schedule)

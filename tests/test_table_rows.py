@@ -84,7 +84,7 @@ def bits(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*row[:4], number, *row[5:])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ROW, max_size=12), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
 def test_rows_come_back_as_they_were(connection, rows, chunk, piece, skipped):
     given_rows = table(rows, chunk).slice(skipped)

@@ -360,7 +360,6 @@ EVENT = st.tuples(
 
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(st.lists(EVENT, max_size=14), st.booleans())

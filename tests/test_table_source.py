@@ -216,9 +216,7 @@ STEPS = st.lists(
 )
 
 
-@settings(
-    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_whatever_order_transactions_end_in_each_row_comes_once_and_in_time(
     ohlcv: psycopg.Connection[Any], follow: Open, database: str, steps: list[tuple[int, str]]

@@ -89,6 +89,23 @@ def test_names_are_spelled_anew_when_too_many_are_known(monkeypatch):
     assert VectorJson(TINY).values(vectors) == expected(vectors)
 
 
+@given(st.lists(drawn_vectors(), min_size=2, max_size=4))
+def test_more_names_and_flags_than_are_kept_at_hand_are_spelled_all_the_same(drawn):
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(vector_json, "MOST_AT_HAND", 2)
+        messages = VectorJson(TINY)
+        for vectors in [*drawn, *drawn]:
+            assert messages.values(vectors) == expected(vectors)
+
+
+def test_names_that_stay_are_spelled_once(monkeypatch):
+    messages, vectors = VectorJson(TINY), tiny_vectors(range(4))
+    wanted = messages.values(vectors)
+    monkeypatch.setattr(vector_json._Names, "_spelled", lambda *_: pytest.fail("spelled again"))
+    assert messages.values(vectors) == wanted
+    assert messages.values(vectors.take(np.array([2, 1]))) == [wanted[2], wanted[1]]
+
+
 def test_an_infinite_feature_is_refused_and_an_infinite_coverage_is_null():
     vectors = tiny_vectors([1])
     vectors.coverage[0] = math.inf

@@ -152,7 +152,7 @@ def test_changed_messages_are_told_of_once_and_never_taken_for_what_they_are_not
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_mixture_in_any_cuts_gives_each_message_its_own_fate(data: st.DataObject) -> None:
     stream = data.draw(st.sampled_from(list(STREAMS)))
     cases = [
@@ -173,7 +173,7 @@ def test_any_mixture_in_any_cuts_gives_each_message_its_own_fate(data: st.DataOb
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_are_told_of_once(value: bytes) -> None:
     (fate,) = decoded("bars", [value])
     assert fate.reason is not None
