@@ -31,6 +31,9 @@ class Reason(StrEnum):
     WRONG_PARTITION = "wrong_partition"
     LATE = "late"
 
+    # That of enumerations is a function of Python's, which each letter would call several times.
+    __hash__ = str.__hash__
+
 
 class Record(NamedTuple):
     """What stood around the bytes of a message in its log.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from operators.batch import Int64s
 from operators.checks import show
 from operators.dead_letters import Reason
 from sources.arrow_sizes import is_compressed, unfolds_beyond
@@ -28,13 +29,11 @@ class ArrowMessages:
         self._columns = frozenset(columns)
         self._spellings = spellings
 
-    def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
+    def rows(self, values: Sequence[bytes], numbers: Int64s) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none."""
         alike: dict[pa.Schema, tuple[list[pa.Table], list[int]]] = {}
         unread: list[Unread] = []
-        for index, value in enumerate(values):
-            if value is None:
-                continue
+        for index, value in zip(numbers.tolist(), values, strict=True):
             found = self._table(value)
             if isinstance(found, str):
                 unread.append(Unread(index, Reason.MALFORMED, found))

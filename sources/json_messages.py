@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from operators.batch import Int64s
 from operators.dead_letters import Reason
-from operators.kernels import numbers, objects
+from operators.kernels import objects
+from operators.kernels.numbers import READ, SUSPECT
 from operators.streams import Stream
 from sources.json_objects import PlainObjects
 from sources.json_records import NOT_JSON, JsonRecords, doubled_key, twice_in_an_object
@@ -44,31 +45,26 @@ class JsonMessages:
         self.kinds = {name: self._records.kind(name) for name in columns}
         self._plain = PlainObjects(self.kinds)
 
-    def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
+    def rows(self, values: Sequence[bytes], numbers: Int64s) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none."""
-        texts = [value for value in values if value is not None]
-        there: Sequence[int] = range(len(values))
-        if len(texts) < len(values):
-            there = [index for index, value in enumerate(values) if value is not None]
-        if not texts:
-            return [], []
-        found = self._plain.read(texts)
-        message, read = np.array(there, np.int64), found.state == numbers.READ
-        groups = by_spelling(found.table, message[read], self._spellings)
+        found = self._plain.read(values)
+        read = found.state == READ
+        groups = by_spelling(found.table, numbers[read], self._spellings)
         if read.all():
             return groups, []
         unread: list[Unread] = []
         records: list[Any] = []
         left: list[int] = []
         others = np.flatnonzero(~read)
-        suspects = (found.state[others] == numbers.SUSPECT).tolist()
-        for index, suspect in zip(others.tolist(), suspects, strict=True):
-            record = self._record(texts[index], suspect=suspect)
+        suspects = (found.state[others] == SUSPECT).tolist()
+        told = zip(others.tolist(), numbers[others].tolist(), suspects, strict=True)
+        for index, number, suspect in told:
+            record = self._record(values[index], suspect=suspect)
             if isinstance(record, tuple):
-                unread.append(Unread(there[index], *record))
+                unread.append(Unread(number, *record))
             else:
                 records.append(record)
-                left.append(there[index])
+                left.append(number)
         if not records:
             return groups, unread
         arrays = {

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -104,21 +104,27 @@ class MessageDecoder:
             partition: where they come from, by number.
             clock_ns: the partition's clock before them.
         """
-        values, unread = self._sized(messages.values)
+        texts, index, unread = self._sized(messages.values)
         if self.told_by_broker and len(messages):
             clock_ns = max(clock_ns, int(messages.timestamps_ms.max()) * 10**6)
-        parts, values = self._sound(values, messages, partition, clock_ns)
+        parts: list[_Rows] = []
         held = np.zeros(len(messages), np.int64)
-        for part in parts:
-            held[part.message] = 1
-        groups, others = self._form.rows(values) if len(values) else ([], [])
+        if self._short is not None and texts:
+            stamps_ms = messages.timestamps_ms[index]
+            found, left = self._short.read(texts, stamps_ms, partition, clock_ns)
+            if found is not None:
+                message = index[found.message]
+                parts.append(_Rows(found.batch, message, np.zeros(len(message), np.int64)))
+                held[message] = 1
+            texts, index = [texts[number] for number in left.tolist()], index[left]
+        groups, others = self._form.rows(texts, index) if texts else ([], [])
         unread += others
         dead: list[Refusal] = []
         for group in groups:
             parts.append(self._decoded(group, messages, partition, clock_ns, dead))
             held += np.bincount(group.message, minlength=len(messages))
         clock_ns = max([clock_ns, *(part.batch.clock_ns for part in parts)])
-        rows = _merged(parts) if parts else _Rows(self.nothing(partition, clock_ns), _NONE, _NONE)
+        rows = self._merged(parts, partition, clock_ns)
         rows = self._at_home(rows, partition, dead)
         late: list[Refusal] = []
         rows = self._in_time(rows, late)
@@ -139,47 +145,27 @@ class MessageDecoder:
             self._nothing = replace(batch, positions=_NONE)
         return replace(self._nothing, partition=partition, clock_ns=clock_ns)
 
-    def _sized(self, values: Sequence[bytes | None]) -> tuple[Sequence[bytes | None], list[Unread]]:
-        """The messages that are there and not too large, None in place of the others."""
+    def _sized(
+        self, values: Sequence[bytes | None]
+    ) -> tuple[Sequence[bytes], Int64s, list[Unread]]:
+        """The messages that are there and not too large, which ones they are, and the others."""
+        every = np.arange(len(values))
+        if None not in values:
+            there: Any = values
+            if max(map(len, there), default=0) <= self._most_bytes:
+                return there, every, []
+        texts: list[bytes] = []
         unread: list[Unread] = []
-        if None not in values and max(map(len, values), default=0) <= self._most_bytes:  # type: ignore[arg-type]
-            return values, unread
-        kept = list(values)
         for index, value in enumerate(values):
             if value is None:
                 words = "a message must have a value, got a tombstone"
                 unread.append(Unread(index, Reason.TOMBSTONE, words))
             elif len(value) > self._most_bytes:
-                kept[index] = None
                 words = f"a message must have at most {self._most_bytes} bytes, got {len(value)}"
                 unread.append(Unread(index, Reason.TOO_LARGE, words))
-        return kept, unread
-
-    def _sound(
-        self, values: Sequence[bytes | None], messages: Messages, partition: str, clock_ns: int
-    ) -> tuple[list[_Rows], Sequence[bytes | None]]:
-        """The rows that are read the short way, and the messages that are left, None for others."""
-        if self._short is None:
-            return [], values
-        texts, stamps_ms = values, messages.timestamps_ms
-        there: Int64s | None = None
-        if None in values:
-            there = np.array([value is not None for value in values]).nonzero()[0]
-            texts, stamps_ms = [values[index] for index in there.tolist()], stamps_ms[there]
-        if not texts:
-            return [], values
-        found = self._short.read(texts, stamps_ms, partition, clock_ns)  # type: ignore[arg-type]
-        if found is None:
-            return [], values
-        count = len(found.message)
-        message = found.message if there is None else there[found.message]
-        rows = _Rows(found.batch, message, np.zeros(count, np.int64))
-        if count == len(values):
-            return [rows], ()
-        left = list(values)
-        for index in message.tolist():
-            left[index] = None
-        return [rows], left
+            else:
+                texts.append(value)
+        return texts, np.delete(every, [letter.message for letter in unread]), unread
 
     def _decoder(self, columns: Iterable[str]) -> Decoder:
         """The decoder of rows whose times stand in some of the columns."""
@@ -215,6 +201,13 @@ class MessageDecoder:
         kept = np.ones(len(message), np.bool_)
         kept[refused] = False
         return _Rows(batch, message[kept], row[kept])
+
+    def _merged(self, parts: list[_Rows], partition: str, clock_ns: int) -> _Rows:
+        """The rows of all groups."""
+        filled = [part for part in parts if len(part.message)]
+        if len(filled) > 1:
+            return _joined(filled)
+        return filled[0] if filled else _Rows(self.nothing(partition, clock_ns), _NONE, _NONE)
 
     def _at_home(self, rows: _Rows, partition: str, dead: list[Refusal]) -> _Rows:
         """The rows that are in the partition of their entity."""
@@ -357,10 +350,8 @@ class _Homes:
         return np.fromiter(map(known.__getitem__, names), np.int64, len(names))
 
 
-def _merged(parts: list[_Rows]) -> _Rows:
+def _joined(parts: list[_Rows]) -> _Rows:
     """Rows of several groups, in the order of their messages."""
-    if len(parts) == 1:
-        return parts[0]
     message = np.concatenate([part.message for part in parts])
     row = np.concatenate([part.row for part in parts])
     order = np.argsort(message, kind="stable")

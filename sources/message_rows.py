@@ -46,10 +46,14 @@ class RowGroup:
 class MessageForm(Protocol):
     """A form that messages come in."""
 
-    def rows(self, values: Sequence[bytes | None]) -> tuple[list[RowGroup], list[Unread]]:
+    def rows(self, values: Sequence[bytes], numbers: Int64s) -> tuple[list[RowGroup], list[Unread]]:
         """The rows of some messages, and the messages that give none.
 
         What a message gives does not depend on the others.
+
+        Args:
+            values: of the messages.
+            numbers: which ones they are, for groups and letters.
         """
 
     def part(self, value: bytes, rows: Sequence[int]) -> bytes:

@@ -85,8 +85,8 @@ class SoundReader:
 
     def read(
         self, values: Sequence[bytes], stamps_ms: Int64s, partition: str, clock_ns: int
-    ) -> SoundRows | None:
-        """Reads those of some messages that are sound; None if none is.
+    ) -> tuple[SoundRows | None, Int64s]:
+        """Reads those of some messages that are sound, if any is, and says which are not.
 
         Args:
             values: of the messages.
@@ -115,12 +115,10 @@ class SoundReader:
             real, self._above, self._least, self._most, self._upper, self._lower, good
         )
         labels = [known.read(found, good) for known in self._labels]
-        if good.all():
-            message = np.arange(count)
-        else:
-            message = good.nonzero()[0]
-            if not len(message):
-                return None
+        message, left = good.nonzero()[0], (~good).nonzero()[0]
+        if not len(message):
+            return None, left
+        if len(left):
             arrival_ns, ts_ns = arrival_ns[message], ts_ns[message]
             real, whole = real.take(message, axis=1), whole.take(message, axis=1)
             labels = [each.take(message) for each in labels]
@@ -136,7 +134,7 @@ class SoundReader:
             labels[1] if len(labels) > 1 else None,
             arrival_ns,
         )
-        return SoundRows(batch, message)
+        return SoundRows(batch, message), left
 
     def _round(self, found: Located, real: Float64s, rows: Int64s, fields: Int64s) -> None:
         """Reads the numbers that need more care."""
@@ -176,8 +174,9 @@ class _Known:
                 self._begin()
                 self._look_up(found, good, codes)
                 fresh = self._fresh(found, good, codes)
-            self._learn(fresh)
-            self._look_up(found, good, codes)
+            if fresh:
+                self._learn(fresh)
+                self._look_up(found, good, codes)
         return Labels(codes, self._names)
 
     def _look_up(self, found: Located, good: Bools, codes: npt.NDArray[np.int32]) -> int:

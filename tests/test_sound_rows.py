@@ -157,8 +157,9 @@ def test_sound_messages_of_shipped_streams_go_the_short_way(stream):
     kinds = _form(stream).kinds
     assert SoundReader.can_read(stream, kinds)
     stamps_ms = np.array([row["arrival"] // 10**6 for row in rows])
-    found = SoundReader(stream, kinds, UNITS).read(values, stamps_ms, "0", NO_CLOCK_NS)
+    found, left = SoundReader(stream, kinds, UNITS).read(values, stamps_ms, "0", NO_CLOCK_NS)
     assert found is not None
+    assert not len(left)
     assert found.message.tolist() == list(range(len(values)))
 
 
