@@ -29,6 +29,8 @@ ANSWER_S = 5.0
 """How long a question to the cluster may take before it is asked again."""
 MOST_WAIT_S = 30.0
 """How long a read waits for open transactions: longer than these may stay open."""
+RENEWED_S = 3.0
+"""After so long it waits with a new client: one that has outlived its broker may stand still."""
 PATIENCE_S = 5.0
 """How long a topic may be unknown: a broker that starts does not know all of them at once."""
 
@@ -163,12 +165,18 @@ class ProgressLog:
             # The end is compared with what was known before it was asked for: others read on.
             if number not in self._positions or end < known:  # not read yet, or another topic
                 self._begin(number)
-        deadline_s = time.monotonic() + MOST_WAIT_S
+        began_s = time.monotonic()
+        reader, since_s = self._decided, began_s
         while (last := self._read_some(number, end)) is None:
-            if time.monotonic() > deadline_s:
+            now_s = time.monotonic()
+            if now_s - began_s > MOST_WAIT_S:
                 where = f"partition {number} of topic `{self.topic}`"
                 msg = f"{where}: the transactions before offset {end} must end first"
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, msg))
+            if reader is not self._decided:  # another lane has renewed it
+                reader, since_s = self._decided, now_s
+            elif now_s - since_s > RENEWED_S:
+                self._renew(reader)
         value = last.get(name.encode())
         return None if value is None else Progress.decode(value)
 
@@ -192,6 +200,12 @@ class ProgressLog:
                 self._consume()
                 return None
             return self._last[number]  # who begins anew makes a new one
+
+    def _renew(self, reader: Consumer | None) -> None:
+        """Reads on with a new client in place of one."""
+        with self._lock:
+            if self._decided is reader:
+                self._decided = None  # who has it in hand, ends it
 
     def _begin(self, number: int) -> None:
         self._positions[number] = 0

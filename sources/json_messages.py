@@ -59,7 +59,7 @@ class JsonMessages:
         suspects = (found.state[others] == SUSPECT).tolist()
         told = zip(others.tolist(), numbers[others].tolist(), suspects, strict=True)
         for index, number, suspect in told:
-            record = self._record(values[index], suspect=suspect)
+            record = self._record(values[index], found.again.get(index), suspect=suspect)
             if isinstance(record, tuple):
                 unread.append(Unread(number, *record))
             else:
@@ -78,11 +78,12 @@ class JsonMessages:
         """The message, which is one row."""
         return value
 
-    def _record(self, value: bytes, *, suspect: bool) -> Any:
+    def _record(self, value: bytes, again: str | None, *, suspect: bool) -> Any:
         """One message as a record; or why it is none, and in words.
 
         Args:
             value: the message.
+            again: a key that it has twice, if it is an object; none may be known.
             suspect: whether it may be too deep, or have a key twice.
         """
         if not value.isascii():
@@ -101,7 +102,7 @@ class JsonMessages:
             record = self._decode(value)
         except (*NOT_JSON, RecursionError) as error:
             return self._records.problem(value, self._columns, error)
-        if suspect and (twice := doubled_key(value)) is not None:
+        if suspect and (twice := again or doubled_key(value)) is not None:
             return twice_in_an_object(twice)
         return record
 

@@ -32,10 +32,12 @@ class Plain:
         state: ``READ``; ``LEFT`` to the parser, with no key twice and not too deep; or
             ``SUSPECT``, with nothing known.
         table: the columns of those that were read, but those that no object has.
+        again: the key that a suspect surely has twice, if it is an object.
     """
 
     state: Bytes
     table: pa.Table
+    again: Mapping[int, str]
 
 
 class _Scratch:
@@ -121,7 +123,7 @@ class PlainObjects:
         """Takes some objects apart."""
         if len(self._kinds) > MOST_COLUMNS:
             nothing = pa.table({name: pa.nulls(0) for name in self._kinds})
-            return Plain(np.full(len(values), numbers.SUSPECT, np.uint8), nothing)
+            return Plain(np.full(len(values), numbers.SUSPECT, np.uint8), nothing, {})
         found = self._locator.locate(values)
         data, held, state, what = found.data, found.held, found.state, found.what
         there = np.flatnonzero(what.any(axis=1)).tolist()
@@ -135,7 +137,18 @@ class PlainObjects:
         }
         rows = state == numbers.READ
         chosen = None if rows.all() else rows
-        return Plain(state.copy(), pa.table({n: read(chosen) for n, read in readers.items()}))
+        table = pa.table({name: read(chosen) for name, read in readers.items()})
+        return Plain(state.copy(), table, _again(found))
+
+
+def _again(found: Located) -> dict[int, str]:
+    """The keys that were met for a second time, by object."""
+    met = (found.what[0] == numbers.AGAIN).nonzero()[0]
+    first, size = found.first[0][met].tolist(), found.length[0][met].tolist()
+    return {
+        index: found.data[at : at + length].tobytes().decode()
+        for index, at, length in zip(met.tolist(), first, size, strict=True)
+    }
 
 
 _SUSPECT = np.uint8(numbers.SUSPECT)

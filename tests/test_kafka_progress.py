@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 
 from sinks import kafka_progress
@@ -87,6 +87,37 @@ def test_whoever_reads_the_whole_waits_for_open_transactions(topic, monkeypatch)
         settled(log, "a")
     open_.commit_transaction()
     assert (settled(log, "a"), settled(log, "b")) == (1, 5)
+
+
+def test_who_waits_for_a_transaction_waits_on_with_new_clients(topic, monkeypatch):
+    monkeypatch.setattr(kafka_progress, "RENEWED_S", 0.2)
+    name = topic()
+    open_ = producer(topic, "a")
+    say(open_, name, "a", 5)
+    open_.flush()
+    log = log_of(topic, name)
+    with ThreadPoolExecutor() as threads:
+        lanes = [threads.submit(settled, log, lane) for lane in "ab"]
+        time.sleep(2)
+        assert not any(lane.done() for lane in lanes)
+        open_.commit_transaction()
+        assert [lane.result(PATIENCE_S) for lane in lanes] == [5, None]
+
+
+def test_a_client_that_stands_still_is_replaced(topic):
+    name = topic()
+    writer = producer(topic)
+    say(writer, name, "a", 1)
+    writer.flush()
+    log = log_of(topic, name)
+    assert settled(log, "a") == 1
+    assert log._decided is not None
+    log._decided.pause([TopicPartition(name, 0)])
+    say(writer, name, "a", 2)
+    writer.flush()
+    began_s = time.monotonic()
+    assert settled(log, "a") == 2
+    assert time.monotonic() - began_s < kafka_progress.MOST_WAIT_S / 2
 
 
 def test_a_topic_that_was_compacted_is_read_to_its_end(topic):

@@ -13,6 +13,8 @@ FOREIGN = 4
 """Added where an object holds bytes beyond ASCII, which are to be proven to be text."""
 NULL, TEXT, WHOLE, NUMBER, SAMPLES, TRUTH, OTHER = 0, 1, 2, 3, 4, 5, 6
 """What a value is."""
+AGAIN = 7
+"""In place of the first column of a suspect: the key stands there that it has for a second time."""
 OF_ID, OF_NUMBER, OF_SAMPLES = 0, 1, 2
 """What the values of a column must be: texts and whole numbers, numbers, lists of numbers."""
 

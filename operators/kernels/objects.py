@@ -11,6 +11,7 @@ import numpy as np
 
 from operators.kernels import inlined, kernel
 from operators.kernels.numbers import (
+    AGAIN,
     FOREIGN,
     LEFT,
     MEMBERS,
@@ -304,6 +305,7 @@ def locate(data, starts, ends, names, name_at, kinds, out, what, first, length):
             place += 1
             if column >= 0:
                 if seen >> np.uint64(column) & np.uint64(1):
+                    what[0, row], first[0, row], length[0, row] = AGAIN, begun, at - begun
                     break
                 seen |= np.uint64(1) << np.uint64(column)
             at = blanks(data, at + 1, end)
