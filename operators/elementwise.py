@@ -38,6 +38,8 @@ class Elementwise:
 
 
 def _finite(compute: Callable[..., Array]) -> Callable[..., Array]:
+    """Null where the result is not finite; the engine has told numpy not to warn of that."""
+
     def computed(*operands: Array) -> Array:
         result = compute(*operands)
         runs.null_where_not_finite(result)

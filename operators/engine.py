@@ -26,6 +26,8 @@ PartitionId = tuple[str, str]
 """A stream and one of its partitions."""
 FEWEST_RUNS = 512
 """Runs below which idle ones are not looked for."""
+MOST_PAIRS = 2**18
+"""Of names of entities and series that a table of runs is kept for."""
 BEYOND_CAP, UNKNOWN = -1, -2
 """In place of a run: a key that was refused, one that has not been seen."""
 
@@ -187,11 +189,14 @@ class Engine:
 
     def _runs(self, batch: Batch, table: RunTable) -> tuple[Integers, int]:
         """The run of each row, -1 beyond the cap on keys; and the least of them."""
-        keys, series = batch.keys.names, batch.series.names if batch.series else ("",)
+        entities, named = batch.keys, batch.series
+        if named and len(entities.names) * len(named.names) > MOST_PAIRS:
+            entities, named = entities.used(), named.used()
+        keys, series = entities.names, named.names if named else ("",)
         width = len(series)
-        pair: Integers = batch.keys.codes
-        if batch.series:
-            pair = batch.keys.codes.astype(np.int64) * width + batch.series.codes
+        pair: Integers = entities.codes
+        if named:
+            pair = entities.codes.astype(np.int64) * width + named.codes
         # Batches of one partition have the same names, most often; the runs found last are kept.
         source = (batch.stream, batch.partition)
         if self.numbers.get(source, ((), ()))[:2] != (keys, series):

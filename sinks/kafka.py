@@ -60,6 +60,8 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
         self.direct_rows = self.provisional = 0
         self.settled = Settled(name, f"topic `{tenancy.progress.topic}`", resumed)
         self._key = key_of(number).encode()
+        # They keep spellings at hand, and final vectors are rendered in the lane's thread.
+        self._messages = {final: VectorMessages(sink.feature_set) for final in (False, True)}
         self._sink = sink
         self._direct: Direct | None = None
         self._early: Direct | None = None
@@ -133,7 +135,7 @@ class KafkaPart(StatefulSinkPartition[Vectors, Written]):
             self.provisional += len(vectors)
 
     def _records(self, topic: str, vectors: Vectors) -> Records:
-        messages = self._sink.messages
+        messages = self._messages[vectors.final]
         if self._sink.output.form == "arrow":
             values = messages.arrow(vectors)
             return Records(topic, [self._key] * len(values), values)
@@ -157,9 +159,6 @@ class KafkaSink(LanesSink[Vectors, Written, KafkaPart]):
         carried: what earlier snapshots, of a flow that was cut otherwise, keep of lanes.
         watch: is shown each part, for metrics.
         beat: is called while the sink waits for Kafka.
-
-    Attributes:
-        messages: renders the vectors.
     """
 
     def __init__(
@@ -174,7 +173,7 @@ class KafkaSink(LanesSink[Vectors, Written, KafkaPart]):
     ) -> None:
         name = f"{feature_set.name}.{feature_set.version}"
         super().__init__(name, tenancy.flow, lanes, carried, beat)
-        self.messages = VectorMessages(feature_set)
+        self.feature_set = feature_set
         self.output = output
         self.tenancy = tenancy
         self._watch = watch

@@ -166,7 +166,7 @@ class ProgressLog:
             if number not in self._positions or end < known:  # not read yet, or another topic
                 self._begin(number)
         began_s = time.monotonic()
-        reader, since_s = self._decided, began_s
+        reader, since_s, patience_s = self._decided, began_s, RENEWED_S
         while (last := self._read_some(number, end)) is None:
             now_s = time.monotonic()
             if now_s - began_s > MOST_WAIT_S:
@@ -175,7 +175,8 @@ class ProgressLog:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, msg))
             if reader is not self._decided:  # another lane has renewed it
                 reader, since_s = self._decided, now_s
-            elif now_s - since_s > RENEWED_S:
+            elif now_s - since_s > patience_s:
+                patience_s *= 2  # where all is slow, a new one takes its time, too
                 self._renew(reader)
         value = last.get(name.encode())
         return None if value is None else Progress.decode(value)

@@ -375,7 +375,7 @@ def _joined(parts: list[_Rows]) -> _Rows:
 def _joined_labels(labels: list[Labels]) -> Labels:
     numbers: dict[str, int] = {}
     codes = []
-    for held in labels:
+    for held in (each.used() for each in labels):
         of_names = [numbers.setdefault(name, len(numbers)) for name in held.names]
         codes.append(np.array(of_names, np.int32)[held.codes])
     return Labels(np.concatenate(codes), tuple(numbers))

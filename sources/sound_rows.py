@@ -22,8 +22,8 @@ from operators.kernels import numbers, sound
 from operators.streams import Field, Stream
 from sources.json_objects import MOST_COLUMNS, Bools, Located, Locator, rounded
 
-MOST_LABELS = 2**16
-"""The most labels that are kept in mind; then they are learned anew."""
+MOST_LABELS = 2**12
+"""The most labels that are kept in mind; then they are learned anew. All go with each batch."""
 FEWEST_SLOTS = 128
 
 

@@ -36,6 +36,7 @@ from sinks.kafka_lane import Tenancy
 from sinks.kafka_progress import ProgressLog
 from sinks.settled import Written, cut_between_instants
 from sinks.vector_json import NotFiniteError
+from sinks.vector_messages import VectorMessages
 from sources.kafka_client import Connection
 from tests.kafka_topics import START_NS, TINY, read_topic, tiny_vectors
 from tests.services.kafka import Broker, Topics, admin
@@ -76,9 +77,7 @@ class World:
         return sorted((found["ts"].cast("int64").to_numpy() - START_NS).tolist())  # in ns
 
 
-TINY_MESSAGES = KafkaSink(
-    TINY, KafkaOutput(""), Tenancy("", "", ProgressLog(Connection("")), False), []
-).messages
+TINY_MESSAGES = VectorMessages(TINY)
 
 
 def ns(seconds: range | list[int]) -> list[int]:
@@ -120,6 +119,15 @@ def test_a_snapshot_without_vectors_knows_what_kafka_holds(world):
     write(first, [7])
     first.close()
     assert world.run().snapshot() == {"settled_ns": START_NS + 7 * 10**9}
+
+
+def test_no_two_threads_share_what_renders_vectors(world):
+    """It keeps spellings in mind, and lanes meet new ones at the same time."""
+    sink = world.sink()
+    parts = [sink.build_part("step", name, None) for name in ("00", "01")]
+    assert len({id(each) for part in parts for each in part._messages.values()}) == 4
+    for part in parts:
+        part.close()
 
 
 def test_what_is_replayed_is_left_out(world):

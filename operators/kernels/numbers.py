@@ -47,9 +47,12 @@ def read_number(data, at, end):
     start = at
     digits = np.uint64(0)
     count = 0
+    power = np.int64(0)
     while at < end and _ZERO <= data[at] <= _NINE:
         if count < 19:
             digits = digits * np.uint64(10) + np.uint64(data[at] - _ZERO)
+        else:
+            power += 1
         if digits > 0:
             count += 1
         at += 1
@@ -61,7 +64,6 @@ def read_number(data, at, end):
         whole = np.int64(digits)
         whole = -whole if negative else whole
         return at, WHOLE, whole, np.float64(whole)
-    power = np.int64(0)
     if data[at] == _POINT:
         at += 1
         start = at

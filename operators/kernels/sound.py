@@ -11,7 +11,7 @@ import numpy as np
 from operators.kernels import inlined, kernel
 from operators.kernels.hashing import hash_text
 from operators.kernels.integers import read_whole
-from operators.kernels.numbers import NULL, NUMBER, TEXT, WHOLE, read_number
+from operators.kernels.numbers import NULL, NUMBER, WHOLE, read_number
 from operators.kernels.timestamps import READ, read_time
 from operators.kernels.words import borrowed
 
@@ -26,7 +26,11 @@ _NOT_SOUND = -(2**63)
 
 @inlined
 def _time(data, row, what, first, length, columns, units_ns, dated, low_ns, high_ns):
-    """The time in the first of the columns that tells one."""
+    """The time in the first of the columns that tells one.
+
+    The others do not count, but a number in one of them must be whole, and one at all.
+    """
+    time_ns, told = _NOT_SOUND, False
     for i in range(columns.shape[0]):
         column = columns[i]
         found = what[column, row]
@@ -34,17 +38,22 @@ def _time(data, row, what, first, length, columns, units_ns, dated, low_ns, high
             continue
         start = first[column, row]
         stop = start + length[column, row]
-        if found == TEXT and dated[i]:
-            state, ts_ns = read_time(data, start, stop)
-            return ts_ns if state == READ and low_ns <= ts_ns <= high_ns else _NOT_SOUND
+        read_ns = _NOT_SOUND
         if found == NUMBER:
             after, kind, whole, _ = read_number(data, start, stop)
+            if after != stop or kind != WHOLE:
+                return _NOT_SOUND
             unit_ns = units_ns[i]
             # Compared before it is multiplied, which could overflow.
-            near = -(-low_ns // unit_ns) <= whole <= high_ns // unit_ns
-            return whole * unit_ns if after == stop and kind == WHOLE and near else _NOT_SOUND
-        return _NOT_SOUND
-    return _NOT_SOUND
+            if -(-low_ns // unit_ns) <= whole <= high_ns // unit_ns:
+                read_ns = whole * unit_ns
+        elif not told and dated[i]:
+            state, date_ns = read_time(data, start, stop)
+            if state == READ and low_ns <= date_ns <= high_ns:
+                read_ns = date_ns
+        if not told:
+            time_ns, told = read_ns, True
+    return time_ns
 
 
 @inlined
@@ -120,12 +129,13 @@ def read_rows(
 
 @kernel
 def keep_admitted(real, above, least, most, upper, lower, sound):
-    """Drops rows with a number out of its bounds, or one below another it must not be below."""
+    """Drops rows with a number out of its bounds or of all, or below one it must not be below."""
     for row in range(sound.shape[0]):
         good = sound[row]
         for field in range(real.shape[0]):
             value = real[field, row]
             good &= not (value <= above[field] or value < least[field] or value > most[field])
+            good &= abs(value) != np.inf
         for rule in range(upper.shape[0]):
             good &= not (real[upper[rule], row] < real[lower[rule], row])
         sound[row] = good
