@@ -312,14 +312,11 @@ def test_a_partition_too_far_ahead_waits_for_the_others(topic, kafka, flow):
     source = flow(name, 2, alignment=Alignment(10**6)).source()
     slow, fast = (source.build_part("in", f"ticks/{n}", None) for n in range(2))
     drain(fast, lambda reads: bool(rows(reads)))
-    waits = []
-    for _ in range(7):
+    for wait_ms in (1, 2, 4, 8, 16, 20, 20):
         began = datetime.now(UTC)
         assert fast.next_batch() == []
-        waits.append(fast.next_awake() - began)
-    rounded = [round(wait / timedelta(milliseconds=1)) for wait in waits]  # of two clock readings
-    assert rounded == sorted(rounded)
-    assert waits[0] < timedelta(milliseconds=10) < timedelta(milliseconds=20) <= waits[-1]
+        awake = fast.next_awake()
+        assert awake - datetime.now(UTC) <= timedelta(milliseconds=wait_ms) <= awake - began
     drain(slow, lambda reads: bool(rows(reads)))
     assert fast.next_batch() == []
     slow.close()
