@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,11 @@ Integers = npt.NDArray[np.signedinteger[Any]]
 Float64s = npt.NDArray[np.float64]
 MANY = 16
 """Of so many names a row, it is quicker to sort the rows than to walk through the names."""
+MOST_AT_HAND = 2**12
+"""Names for all of which something is made, used or not: to find out costs more."""
+
+T = TypeVar("T")
+"""What is made of names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,31 @@ class Labels:
     def strings(self) -> list[str]:
         """The string of each row."""
         return list(self._names(self.codes))
+
+
+class OfNames(Generic[T]):
+    """What is made of the names of labels; who brings the same names again finds it ready.
+
+    Args:
+        make: makes it of some names, in their order.
+
+    >>> sizes = OfNames(lambda names: [len(name) for name in names])
+    >>> sizes.of(Labels(np.array([1, 0, 1], np.int32), ("a", "bcd")))
+    ([1, 3], array([1, 0, 1], dtype=int32))
+    """
+
+    def __init__(self, make: Callable[[tuple[str, ...]], T]) -> None:
+        self._make = make
+        self._last: tuple[tuple[str, ...], T] | None = None
+
+    def of(self, labels: Labels) -> tuple[T, npt.NDArray[np.int32]]:
+        """What is made, and which of its places each row has."""
+        if len(labels.names) > MOST_AT_HAND:
+            used = labels.used()
+            return self._make(used.names), used.codes
+        if self._last is None or self._last[0] is not labels.names:
+            self._last = labels.names, self._make(labels.names)
+        return self._last[1], labels.codes
 
 
 @dataclass(frozen=True, slots=True)

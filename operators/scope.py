@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import copysign
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,6 @@ class _Scratch(threading.local):
 
     def __init__(self) -> None:
         self._floats: dict[int, Float64s] = {}
-        self._filled: dict[tuple[float, float], Float64s] = {}
         self._zeros = np.zeros(0, np.int64)
 
     def floats(self, slot: int, count: int) -> Float64s:
@@ -92,18 +90,6 @@ class _Scratch(threading.local):
         kept = self._floats.get(slot)
         if kept is None or len(kept) < count:
             kept = self._floats[slot] = np.empty(min(2 * count, MOST_KEPT))
-        return kept[:count]
-
-    def filled(self, value: float, count: int) -> Float64s:
-        """So many times a number, to read only."""
-        if count > MOST_FILLED:
-            return np.full(count, value)
-        signed = value, copysign(1.0, value)  # the two zeros are equal
-        kept = self._filled.get(signed)
-        if kept is None:
-            if len(self._filled) == MOST_NUMBERS:
-                self._filled.clear()
-            kept = self._filled[signed] = np.full(MOST_FILLED, value)
         return kept[:count]
 
     def zeros(self, count: int) -> Int64s:
@@ -116,7 +102,6 @@ class _Scratch(threading.local):
 
 
 MOST_KEPT = 1 << 20
-MOST_FILLED, MOST_NUMBERS = 1 << 10, 1 << 10
 _scratch = _Scratch()
 
 
@@ -182,10 +167,6 @@ class Scope:
             block.ts_ns, run, block.segment_start, hi, table.ts, table.floors, table.base,
             table.first, longest_ns,
         )  # fmt: skip
-
-    def filled(self, value: float) -> Float64s:
-        """A number for each row, to read only."""
-        return _scratch.filled(value, len(self.block))
 
     def results(self, kinds: int) -> Float64s:
         """Room for what a sliding kernel leaves, float64[kinds, rows]; the next block takes it."""

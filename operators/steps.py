@@ -47,7 +47,7 @@ class Fill(Step):
     value: float
 
     def run(self, scope: Scope) -> Float64s:
-        return scope.filled(self.value)
+        return np.full(len(scope.block), self.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from operators.batch import Float64s, Int64s, Integers, Labels, Vectors
+from operators.batch import Float64s, Int64s, Integers, OfNames, Vectors
 from operators.feature_set import FeatureSet
 from operators.kernels import json_rows
 
@@ -20,8 +20,8 @@ MOST_ROWS = 512
 """Rows that are written at once: their cells stay in the processor's cache."""
 MOST_KNOWN = 2**16
 """Names whose spelling is kept in mind."""
-MOST_AT_HAND = 2**12
-"""Names that are all handed to the kernel, used or not: to find out costs more."""
+MOST_PATTERNS = 2**12
+"""Patterns of flags that are all handed to the kernel, used or not."""
 
 _FEATURES = {"number": json_rows.REAL, "count": json_rows.COUNT, "flag": json_rows.FLAG}
 
@@ -44,8 +44,10 @@ class VectorJson:
         self._features = list(feature_set.feature_exprs)
         encode = msgspec.json.Encoder().encode
         flags = list(feature_set.quality)
-        names: _Known[str] = _Known(encode)
-        self._keys, self._series = _Names(names), _Names(names)
+        known: _Known[str] = _Known(encode)
+        self._keys, self._series = (
+            OfNames(lambda names: _Texts([known[name] for name in names])) for _ in range(2)
+        )
         self._raised = _Patterns(
             lambda raised: encode([name for bit, name in enumerate(flags) if raised >> bit & 1])
         )
@@ -157,26 +159,6 @@ class _Known(dict[K, bytes]):
         return spelled
 
 
-class _Names:
-    """The spellings of a column's labels; who brings the same names again finds them ready."""
-
-    def __init__(self, known: _Known[str]) -> None:
-        self._known = known
-        self._last: tuple[tuple[str, ...], _Texts] = ((), _Texts([]))
-
-    def of(self, labels: Labels) -> tuple[_Texts, Integers]:
-        """Spellings, and which one each row has."""
-        if len(labels.names) > MOST_AT_HAND:
-            used = labels.used()
-            return self._spelled(used.names), used.codes
-        if labels.names is not self._last[0]:
-            self._last = labels.names, self._spelled(labels.names)
-        return self._last[1], labels.codes
-
-    def _spelled(self, names: tuple[str, ...]) -> _Texts:
-        return _Texts([self._known[name] for name in names])
-
-
 class _Patterns(dict[int, int]):
     """The numbers of flags that are raised together, and their spellings."""
 
@@ -193,7 +175,7 @@ class _Patterns(dict[int, int]):
 
     def of(self, quality: Int64s) -> tuple[_Texts, Int64s]:
         """Spellings, and which one each row has."""
-        if len(self) > MOST_AT_HAND:
+        if len(self) > MOST_PATTERNS:
             self.clear()
             self._spellings, self._texts = [], _Texts([])
         numbers = np.fromiter(map(self.__getitem__, quality.tolist()), np.int64, len(quality))

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc
 
-from operators.batch import Vectors
+from operators.batch import OfNames, Vectors
 from operators.feature_set import FeatureSet
 from operators.frames import schema, vectors_table
-from sinks.vector_json import MOST_AT_HAND, VectorJson
+from sinks.vector_json import VectorJson
 
 Form: TypeAlias = Literal["json", "arrow"]
 
@@ -53,7 +53,7 @@ class VectorMessages:
             gc=False,
         )
         self._json = VectorJson(feature_set)
-        self._encoded: tuple[tuple[str, ...], list[bytes]] = ((), [])
+        self._encoded = OfNames(lambda names: [name.encode() for name in names])
         self._decoder = msgspec.json.Decoder(self._row)
 
     def _type(self, field: pa.Field) -> Any:
@@ -68,12 +68,8 @@ class VectorMessages:
 
     def keys(self, vectors: Vectors) -> list[bytes]:
         """The key of each vector's message: its entity."""
-        keys = vectors.keys
-        if len(keys.names) > MOST_AT_HAND:
-            keys = keys.used()
-        if keys.names is not self._encoded[0]:
-            self._encoded = keys.names, [name.encode() for name in keys.names]
-        return list(map(self._encoded[1].__getitem__, keys.codes.tolist()))
+        encoded, codes = self._encoded.of(vectors.keys)
+        return list(map(encoded.__getitem__, codes.tolist()))
 
     def values(self, vectors: Vectors) -> list[bytes]:
         """Each vector as a JSON object.

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from operators.batch import Batch, Int64s, Labels, joined
+from operators.batch import Batch, Int64s, Integers, Labels, OfNames, joined
 from operators.dead_letters import DeadLetters, Reason
 from operators.decode import TIME_UNITS, Decoder, without_unused
 from operators.durations import show_duration
@@ -111,11 +111,10 @@ class MessageDecoder:
         held = np.zeros(len(messages), np.int64)
         if self._short is not None and texts:
             stamps_ms = messages.timestamps_ms[index]
-            found, left = self._short.read(texts, stamps_ms, partition, clock_ns)
-            if found is not None:
-                message = index[found.message]
-                parts.append(_Rows(found.batch, message, np.zeros(len(message), np.int64)))
-                held[message] = 1
+            batch, sound = self._short.read(texts, stamps_ms, partition, clock_ns)
+            parts.append(_Rows(batch, index[sound], np.zeros(len(batch), np.int64)))
+            held[index[sound]] = 1
+            left = np.flatnonzero(~sound)
             texts, index = [texts[number] for number in left.tolist()], index[left]
         groups, others = self._form.rows(texts, index) if texts else ([], [])
         unread += others
@@ -214,16 +213,16 @@ class MessageDecoder:
         keys = rows.batch.keys
         if self._homes is None or not len(keys.codes):
             return rows
-        homes = self._homes.of(keys.names)
-        strays = (homes != int(partition))[keys.codes]
+        homes, codes = self._homes.of(keys)
+        strays = (homes != int(partition))[codes]
         if not strays.any():
             return rows
         for index in np.flatnonzero(strays).tolist():
-            code = keys.codes[index]
+            name, home = keys.names[keys.codes[index]], homes[codes[index]]
             words = (
-                f"`{self.stream.entity}` {keys.names[code]!r} belongs to partition {homes[code]} "
-                f"of {self._homes.partitions}, got it in {partition}; the key of a message must "
-                "be its entity"
+                f"`{self.stream.entity}` {name!r} belongs to partition {home} of "
+                f"{self._homes.partitions}, got it in {partition}; the key of a message must be "
+                "its entity"
             )
             dead.append(rows.refusal(index, Reason.WRONG_PARTITION, words))
         return rows.some(~strays)
@@ -330,15 +329,11 @@ class _Homes:
         self.partitions = partitions
         self._hash = PARTITIONERS[partitioner]
         self._known: dict[str, int] = {}
-        self._last: tuple[Sequence[str], Int64s] = ((), _NONE)
+        self._homes = OfNames(self._found)
 
-    def of(self, names: Sequence[str]) -> Int64s:
-        """The partition of each entity."""
-        last, homes = self._last
-        if names is not last:
-            known = len(last) if names[: len(last)] == last else 0
-            self._last = names, np.concatenate([homes[:known], self._found(names[known:])])
-        return self._last[1]
+    def of(self, keys: Labels) -> tuple[Int64s, Integers]:
+        """The partitions of entities, and which one each row's has."""
+        return self._homes.of(keys)
 
     def _found(self, names: Sequence[str]) -> Int64s:
         known = self._known

@@ -10,7 +10,6 @@ it costs is the number of calls (``docs/measured.md``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +24,6 @@ from sources.json_objects import MOST_COLUMNS, Bools, Located, Locator, rounded
 MOST_LABELS = 2**12
 """The most labels that are kept in mind; then they are learned anew. All go with each batch."""
 FEWEST_SLOTS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class SoundRows:
-    """Rows, and the messages that they come from.
-
-    Attributes:
-        batch: the rows.
-        message: of each, by index, in ascending order.
-    """
-
-    batch: Batch
-    message: Int64s
 
 
 class SoundReader:
@@ -85,12 +71,12 @@ class SoundReader:
 
     def read(
         self, values: Sequence[bytes], stamps_ms: Int64s, partition: str, clock_ns: int
-    ) -> tuple[SoundRows | None, Int64s]:
-        """Reads those of some messages that are sound, if any is, and says which are not.
+    ) -> tuple[Batch, Bools]:
+        """Gives the rows of those messages that are sound, and which ones these are.
 
         Args:
             values: of the messages.
-            stamps_ms: when each arrived.
+            stamps_ms: when each arrived; writable, since kernels are compiled for that.
             partition: where they come from.
             clock_ns: the partition's clock before them.
         """
@@ -98,13 +84,11 @@ class SoundReader:
         count = len(values)
         good: Bools = found.state == numbers.READ
         arrival_ns, ts_ns = np.empty(count, np.int64), np.empty(count, np.int64)
-        real, whole = (
-            np.empty((len(self._numbers), count)),
-            np.empty((len(self._ids), count), np.int64),
-        )
+        real = np.empty((len(self._numbers), count))
+        whole = np.empty((len(self._ids), count), np.int64)
         long_row, long_field = np.empty(real.size, np.int64), np.empty(real.size, np.int64)
         longs = sound.read_rows(
-            found.data, found.what, found.first, found.length, np.array(stamps_ms), self._times,
+            found.data, found.what, found.first, found.length, stamps_ms, self._times,
             self._units_ns, self._dated, self._limits_ns, self._number_at, self._number_needed,
             self._id_at, self._id_needed, good, arrival_ns, ts_ns, real, whole, long_row,
             long_field,
@@ -115,26 +99,24 @@ class SoundReader:
             real, self._above, self._least, self._most, self._upper, self._lower, good
         )
         labels = [known.read(found, good) for known in self._labels]
-        message, left = good.nonzero()[0], (~good).nonzero()[0]
-        if not len(message):
-            return None, left
-        if len(left):
-            arrival_ns, ts_ns = arrival_ns[message], ts_ns[message]
-            real, whole = real.take(message, axis=1), whole.take(message, axis=1)
-            labels = [each.take(message) for each in labels]
+        if not good.all():
+            rows = good.nonzero()[0]
+            arrival_ns, ts_ns = arrival_ns[rows], ts_ns[rows]
+            real, whole = real.take(rows, axis=1), whole.take(rows, axis=1)
+            labels = [each.take(rows) for each in labels]
         columns = dict(zip([field.name for field in self._numbers], real, strict=True))
         columns |= dict(zip([field.name for field in self._ids], whole, strict=True))
         batch = Batch(
             self._stream.name,
             partition,
-            max(clock_ns, int(arrival_ns.max())),
+            int(arrival_ns.max(initial=clock_ns)),
             labels[0],
             ts_ns,
             {field.name: columns[field.name] for field in self._stream.fields},
             labels[1] if len(labels) > 1 else None,
             arrival_ns,
         )
-        return SoundRows(batch, message), left
+        return batch, good
 
     def _round(self, found: Located, real: Float64s, rows: Int64s, fields: Int64s) -> None:
         """Reads the numbers that need more care."""

@@ -46,6 +46,17 @@ def settled(log: ProgressLog, lane: str, number: int = 0, *, whole: bool = True)
     return None if found is None else found.state["settled_ns"]
 
 
+def once_read(topic: Topics, settled_ns: int) -> tuple[str, Producer, ProgressLog]:
+    """A topic in which lane `a` has said how far it is, who writes to it, and who has read that."""
+    name = topic()
+    writer = producer(topic)
+    say(writer, name, "a", settled_ns)
+    writer.flush()
+    log = log_of(topic, name)
+    assert settled(log, "a") == settled_ns
+    return name, writer, log
+
+
 def test_the_last_record_of_each_lane_counts(topic):
     name = topic(2)
     writer = producer(topic)
@@ -105,12 +116,7 @@ def test_who_waits_for_a_transaction_waits_on_with_new_clients(topic, monkeypatc
 
 
 def test_a_client_that_stands_still_is_replaced(topic):
-    name = topic()
-    writer = producer(topic)
-    say(writer, name, "a", 1)
-    writer.flush()
-    log = log_of(topic, name)
-    assert settled(log, "a") == 1
+    name, writer, log = once_read(topic, 1)
     assert log._decided is not None
     log._decided.pause([TopicPartition(name, 0)])
     say(writer, name, "a", 2)
@@ -165,12 +171,7 @@ def test_who_is_asking_is_answered_though_another_gives_up(private_kafka, monkey
     monkeypatch.setattr(kafka_progress, "ANSWER_S", PATIENCE_S)
     topic = Topics(private_kafka.bootstrap)
     with ThreadPoolExecutor() as threads:
-        name = topic()
-        writer = producer(topic)
-        say(writer, name, "a", 3)
-        writer.flush()
-        log = log_of(topic, name)
-        assert settled(log, "a") == 3
+        name, _, log = once_read(topic, 3)
         private_kafka.pause()
         asked: list[Future[Any]] = [
             threads.submit(settled, log, "a", whole=True),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from operators import batch
 from operators.batch import Labels, Vectors
 from operators.frames import vectors_table
 from sinks import vector_json
@@ -92,7 +93,8 @@ def test_names_are_spelled_anew_when_too_many_are_known(monkeypatch):
 @given(st.lists(drawn_vectors(), min_size=2, max_size=4))
 def test_more_names_and_flags_than_are_kept_at_hand_are_spelled_all_the_same(drawn):
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(vector_json, "MOST_AT_HAND", 2)
+        patched.setattr(batch, "MOST_AT_HAND", 2)
+        patched.setattr(vector_json, "MOST_PATTERNS", 2)
         messages = VectorJson(TINY)
         for vectors in [*drawn, *drawn]:
             assert messages.values(vectors) == expected(vectors)
@@ -101,7 +103,7 @@ def test_more_names_and_flags_than_are_kept_at_hand_are_spelled_all_the_same(dra
 def test_names_that_stay_are_spelled_once(monkeypatch):
     messages, vectors = VectorJson(TINY), tiny_vectors(range(4))
     wanted = messages.values(vectors)
-    monkeypatch.setattr(vector_json._Names, "_spelled", lambda *_: pytest.fail("spelled again"))
+    monkeypatch.setattr(vector_json, "_Texts", lambda *_: pytest.fail("spelled again"))
     assert messages.values(vectors) == wanted
     assert messages.values(vectors.take(np.array([2, 1]))) == [wanted[2], wanted[1]]
 

@@ -17,7 +17,6 @@ from operators.kernels.words import borrowed
 
 NULL_ID = -(2**63)
 """The id of a row that leaves a nullable one out."""
-MOST_LABEL_BYTES = 64
 NEW = -1
 """The code of a label that is not known."""
 MS_NS = 1_000_000
@@ -182,7 +181,7 @@ def look_up(data, what, first, length, texts, places, slots, sound, codes):
         if not sound[row]:
             continue
         start, size, found = first[row], length[row], what[row]
-        good = 0 < size <= MOST_LABEL_BYTES and found != NULL
+        good = size > 0 and found != NULL
         if good and found == NUMBER:
             after, kind, _, _ = read_number(data, start, start + size)
             good = after == start + size and kind == WHOLE
